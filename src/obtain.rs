@@ -1,0 +1,39 @@
+//! One attempt to get a token: source → oauth2 → http. The only place where secret, protocol and network meet.
+//!
+//! A trait with one method, so that metrics, a fleet and scripted tests are wrappers of it.
+
+use std::{future::Future, pin::Pin};
+
+use crate::{
+    failure::Failure,
+    token::{AccessToken, Life, Scope},
+};
+
+/// A token as the provider gave it, before it has a generation.
+#[derive(Debug)]
+pub struct Obtained {
+    /// The token itself, in locked pages where the host allows it.
+    pub access_token: AccessToken,
+    /// The scopes that were granted; those asked for, where the provider did not say (RFC 6749 §5.1).
+    pub scopes: Vec<Scope>,
+    /// From the moment that the request started.
+    pub life: Life,
+}
+
+/// How one attempt ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The token, or why there is none.
+    pub result: Result<Obtained, Failure>,
+    /// Token requests that it took: 0 (the secret could not be read), 1 or 2 (the other secret).
+    pub requests: u32,
+}
+
+/// What [`Obtain::obtain`] returns.
+pub type Attempt<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
+
+/// Gets a token.
+pub trait Obtain: Send + Sync {
+    /// Makes one attempt. It ends within the exchange's deadline, whatever the provider does; dropping it gives up.
+    fn obtain(&self) -> Attempt<'_>;
+}
