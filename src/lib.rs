@@ -1,12 +1,36 @@
-//! bloom-agent: see the README. (The map follows.)
-pub mod access;
-pub mod clock;
-pub mod failure;
-pub mod limits;
-pub mod oauth2;
-pub mod source;
-pub mod obtain;
-pub mod pb;
-pub mod secret;
-pub mod store;
-pub mod token;
+//! bloom-agent: OAuth2 access tokens for the services of a Linux host, and never a secret.
+//!
+//! One small daemon per host holds the Client Secrets, keeps one fresh access token per profile (client_credentials
+//! grant, RFC 6749 §4.4), and hands tokens to the local callers that may have them, over gRPC on a Unix socket.
+//! Services in Rust use [`client`]; everybody else the API in `proto/`. This page is the map of the code.
+//!
+//! # Layers: an arrow may only point down
+//!
+//! ```text
+//! L4 faces  client · cli · exit · bin/bloom-agent · bin/bloom-agent-cli
+//! L3 life   daemon (composes, reloads, shuts down) · server (accept loop, limits, drain) · service (gRPC handlers)
+//!           rotator (the task of one token) · obtain (source → oauth2 → http) · store (Publisher / Reader)
+//! L2 edges  http · source · files · names · peer · timer · locked · hardening · wiping · log · audit · metrics · dev_issuer
+//! L1 rules  oauth2 · refresh · access · limits · config
+//! L0 words  secret · token · failure · clock · pb (generated)
+//! ```
+//!
+//! # Four invariants
+//!
+//! 1. **The part that talks to strangers cannot name the part that holds secrets.** [`service`] and [`server`] never
+//!    import [`secret`], [`source`], [`http`] or [`obtain`]. Secret, protocol and network meet in [`obtain`] only.
+//! 2. **L0 and L1 contain no async, no tokio, no file system, no clock.** Time and randomness are arguments. Only
+//!    [`clock`] reads a clock.
+//! 3. **Only a rotator holds a [`store::Publisher`].** A token is replaced only by a success, by one owner. Readers hold
+//!    a [`store::Reader`]: a different type.
+//! 4. **A client secret lives for one exchange.** It is read from its source for each token request and wiped after it.
+//!
+//! `tests/it/architecture.rs` reads the sources and holds all this to be so.
+//!
+//! # Two flows
+//!
+//! *GetToken*: accept → observe the peer once ([`peer`]) → decide ([`access`]) → [`store::Reader`] (one borrow, no lock,
+//! no await when a token is there) → else wait for the shared outcome until the caller's deadline → audit → answer.
+//!
+//! *Refresh*: sleep until the machine says so ([`refresh`]) → read the secret → build the request (pure) → one POST →
+//! read the response (pure) → publish, or note the failure with the old token still served.

@@ -1,1 +1,3 @@
+//! The agent as a whole, one file per story.
 
+mod architecture;

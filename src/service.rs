@@ -1,0 +1,158 @@
+//! The gRPC handlers: who is asking, may they, and what is the answer.
+//!
+//! They read tokens and ask rotators; they hold no secret, make no request and change no token. Everything a handler
+//! needs is in [`Agent`]; what only the daemon can do (reload, look names up) is behind [`Control`].
+//!
+//! - [`status`]: the one table from errors to gRPC statuses.
+//! - [`snapshot`]: one version of the config.
+//! - [`admission`]: may this caller do this, in this version.
+//! - [`token`], [`admin`], [`health`]: the services.
+
+pub mod admin;
+pub mod admission;
+pub mod health;
+pub mod snapshot;
+pub mod status;
+pub mod token;
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+use tokio_stream::Stream;
+use tonic::{Request, Status, service::Routes};
+
+use crate::{
+    audit::Audit,
+    clock::{Clock, Now},
+    metrics::Metrics,
+    pb,
+    server::{Connection, WatchPermit, deadline_of},
+};
+use snapshot::Snapshot;
+use status::Refusal;
+
+/// The longest that any unary call waits; the deadline of a caller who sets none.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// A stream of replies.
+pub(crate) type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// What only the daemon can do.
+#[tonic::async_trait]
+pub trait Control: Send + Sync {
+    /// Reads the config again, all or nothing.
+    async fn reload(&self) -> Result<Reloaded, ReloadFault>;
+
+    /// Looks up the users and groups of the rules again, unless that was done less than 10 s ago. Returns when a version of
+    /// the config that has them is in force; after 2 s at the latest, whatever the directory service does.
+    async fn look_names_up(&self);
+
+    /// What the agent must do without on this host, in words.
+    fn degraded(&self) -> Vec<String>;
+}
+
+/// What a reload changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// New profiles.
+    pub added: Vec<String>,
+    /// Profiles whose token was withdrawn, because its identity changed.
+    pub replaced: Vec<String>,
+    /// Profiles that are gone.
+    pub removed: Vec<String>,
+    /// What works but is probably not meant.
+    pub warnings: Vec<String>,
+}
+
+/// Why a reload changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReloadFault {
+    /// The config's faults, one per line.
+    #[error("{0}")]
+    Config(String),
+    /// The agent is stopping.
+    #[error("the agent is shutting down")]
+    Stopping,
+}
+
+/// What the handlers share.
+pub struct Agent {
+    /// The config in force.
+    pub config: watch::Receiver<Arc<Snapshot>>,
+    /// True once the agent drains.
+    pub stopping: watch::Receiver<bool>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Who got what.
+    pub audit: Arc<Audit>,
+    /// How many and how often.
+    pub metrics: Arc<Metrics>,
+    /// The daemon.
+    pub control: Arc<dyn Control>,
+    /// When the agent started.
+    pub started: Now,
+}
+
+impl Agent {
+    fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.config.borrow())
+    }
+
+    fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// Counts the end of a call.
+    fn count<T>(&self, method: &'static str, result: Result<T, Refusal>) -> Result<T, Status> {
+        let result = result.map_err(Status::from);
+        self.metrics.call(method, result.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok));
+        result
+    }
+}
+
+/// All services of the socket.
+pub fn routes(agent: &Arc<Agent>) -> Result<Routes, tonic_reflection::server::Error> {
+    use tonic_reflection::server::Builder;
+    let described = || {
+        Builder::configure()
+            .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let mut routes = Routes::builder();
+    routes
+        .add_service(pb::token_service_server::TokenServiceServer::new(token::Tokens(Arc::clone(agent))))
+        .add_service(pb::admin_service_server::AdminServiceServer::new(admin::Admin(Arc::clone(agent))))
+        .add_service(tonic_health::pb::health_server::HealthServer::new(health::Health(Arc::clone(agent))))
+        .add_service(described().build_v1()?)
+        .add_service(described().build_v1alpha()?);
+    Ok(routes.routes().prepare())
+}
+
+/// Who calls, and how long they wait for the answer.
+struct Caller {
+    connection: Arc<Connection>,
+    patience: Duration,
+}
+
+impl Caller {
+    /// The server puts the connection into every request; a request without one is our own mistake, and is admitted to
+    /// nothing.
+    fn of<T>(request: &Request<T>) -> Result<Self, Refusal> {
+        let connection = request.extensions().get::<Arc<Connection>>().cloned().ok_or(Refusal::Internal)?;
+        let patience = deadline_of(request.metadata()).map_or(LONGEST_WAIT, answer_by).min(LONGEST_WAIT);
+        Ok(Self { connection, patience })
+    }
+
+    /// A place among the uid's watches.
+    fn watch(&self) -> Result<WatchPermit, Refusal> {
+        self.connection.watch().map_err(|_| Refusal::Limit {
+            what: "too many watches are open for this uid ([limits] watches)",
+            retry: Duration::from_secs(10),
+        })
+    }
+}
+
+/// A little before the caller's deadline: an answer that comes with it is not read.
+fn answer_by(deadline: Duration) -> Duration {
+    deadline - (deadline / 10).min(Duration::from_millis(50))
+}

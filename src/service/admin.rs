@@ -1,0 +1,158 @@
+//! AdminService: the operator's calls. Every one is audited; none returns a token or a secret.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::timeout;
+use tonic::{Request, Response, Status};
+
+use super::{
+    Agent, Caller, ReloadFault,
+    snapshot::Profile,
+    status::Refusal,
+    token::timestamp,
+};
+use crate::{pb, refresh::Demand, store::Phase};
+
+/// The service.
+pub struct Admin(pub(super) Arc<Agent>);
+
+#[tonic::async_trait]
+impl pb::admin_service_server::AdminService for Admin {
+    async fn refresh_token(
+        &self,
+        request: Request<pb::RefreshTokenRequest>,
+    ) -> Result<Response<pb::RefreshTokenResponse>, Status> {
+        let result = self.refresh(&request).await;
+        let token = self.0.count("RefreshToken", result)?;
+        Ok(Response::new(pb::RefreshTokenResponse { token: Some(token) }))
+    }
+
+    async fn reload(&self, request: Request<pb::ReloadRequest>) -> Result<Response<pb::ReloadResponse>, Status> {
+        let result = self.reload_config(&request).await;
+        self.0.count("Reload", result).map(Response::new)
+    }
+
+    async fn get_status(
+        &self,
+        request: Request<pb::GetStatusRequest>,
+    ) -> Result<Response<pb::GetStatusResponse>, Status> {
+        let result = self.status(&request).await;
+        self.0.count("GetStatus", result).map(Response::new)
+    }
+
+    async fn get_metrics(
+        &self,
+        request: Request<pb::GetMetricsRequest>,
+    ) -> Result<Response<pb::GetMetricsResponse>, Status> {
+        let result = self.metrics(&request).await;
+        self.0.count("GetMetrics", result).map(Response::new)
+    }
+}
+
+impl Admin {
+    async fn refresh(&self, request: &Request<pb::RefreshTokenRequest>) -> Result<pb::TokenStatus, Refusal> {
+        let agent = &self.0;
+        let caller = Caller::of(request)?;
+        agent.admit_admin(&caller, "RefreshToken").await?;
+        let snapshot = agent.snapshot();
+        let profile = snapshot.profiles.get(request.get_ref().name.as_str()).ok_or(Refusal::UnknownProfile)?;
+        let settled = tokio::select! {
+            settled = timeout(caller.patience, profile.settle(Demand::Operator)) => settled.is_ok(),
+            () = agent.until_stopping() => return Err(Refusal::ShuttingDown),
+        };
+        match profile.reader.attempts().last_failure {
+            Some(failure) => {
+                let retry = next_attempt(agent, profile);
+                Err(Refusal::Failed { kind: failure.0.kind, retry, detail: Some(failure.0.text.clone()) })
+            }
+            None if !settled => Err(Refusal::Pending { retry: Duration::from_secs(1) }),
+            None => Ok(agent.state(profile)),
+        }
+    }
+
+    async fn reload_config(&self, request: &Request<pb::ReloadRequest>) -> Result<pb::ReloadResponse, Refusal> {
+        let caller = Caller::of(request)?;
+        self.0.admit_admin(&caller, "Reload").await?;
+        match self.0.control.reload().await {
+            Ok(done) => Ok(pb::ReloadResponse {
+                added: done.added,
+                replaced: done.replaced,
+                removed: done.removed,
+                warnings: done.warnings,
+            }),
+            Err(ReloadFault::Config(faults)) => Err(Refusal::BadConfig(faults)),
+            Err(ReloadFault::Stopping) => Err(Refusal::ShuttingDown),
+        }
+    }
+
+    async fn status(&self, request: &Request<pb::GetStatusRequest>) -> Result<pb::GetStatusResponse, Refusal> {
+        let agent = &self.0;
+        let caller = Caller::of(request)?;
+        agent.admit_admin(&caller, "GetStatus").await?;
+        let snapshot = agent.snapshot();
+        Ok(pb::GetStatusResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: Some(timestamp(agent.started.wall)),
+            configured_at: Some(timestamp(snapshot.configured_at)),
+            profiles: snapshot.profiles.values().map(|profile| describe(agent, profile)).collect(),
+            connections: agent.metrics.open_connections(),
+            watches: agent.metrics.open_watches(),
+            degraded: agent.control.degraded(),
+            pid: i32::try_from(std::process::id()).unwrap_or_default(),
+        })
+    }
+
+    async fn metrics(&self, request: &Request<pb::GetMetricsRequest>) -> Result<pb::GetMetricsResponse, Refusal> {
+        let agent = &self.0;
+        let caller = Caller::of(request)?;
+        agent.admit_admin(&caller, "GetMetrics").await?;
+        let now = agent.clock.now().boot;
+        for profile in agent.snapshot().profiles.values() {
+            let token = profile.reader.current(profile.identity, now);
+            agent.metrics.token_expiry(&profile.name, token.map(|token| token.life.expires_wall()));
+        }
+        agent.metrics.encode().map(|text| pb::GetMetricsResponse { text }).map_err(|_| Refusal::Internal)
+    }
+}
+
+fn describe(agent: &Agent, profile: &Profile) -> pb::ProfileStatus {
+    let attempts = profile.reader.attempts();
+    let failure = attempts.last_failure.as_deref();
+    let token = profile.reader.current(profile.identity, agent.clock.now().boot);
+    pb::ProfileStatus {
+        token: Some(agent.state(profile)),
+        token_url: profile.token_url.as_ref().to_owned(),
+        secret_source: profile.secret_source.as_ref().to_owned(),
+        last_failure_text: failure.map(|(failure, _)| failure.text.as_ref().to_owned()).unwrap_or_default(),
+        last_failure_at: failure.map(|(_, at)| timestamp(at.wall)),
+        requests: attempts.requests,
+        consecutive_failures: attempts.consecutive_failures,
+        assumed_lifetime: token.is_some_and(|token| token.life.source == crate::token::LifeSource::Assumed),
+        allow: profile.allow.iter().map(|line| line.as_ref().to_owned()).collect(),
+    }
+}
+
+fn next_attempt(agent: &Agent, profile: &Profile) -> Duration {
+    match profile.reader.attempts().phase {
+        Phase::InFlight => Duration::from_secs(1),
+        Phase::Idle { next } => next.since(agent.clock.now().boot),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{failure::FailureKind, pb};
+
+    #[test]
+    fn every_failure_has_a_name_in_the_api() {
+        let table = [
+            (FailureKind::Unreachable, pb::FailureKind::ProviderUnreachable),
+            (FailureKind::ProviderError, pb::FailureKind::ProviderError),
+            (FailureKind::Refused, pb::FailureKind::ProviderRefused),
+            (FailureKind::SecretUnreadable, pb::FailureKind::SecretUnreadable),
+        ];
+        for (ours, theirs) in table {
+            assert_eq!(crate::service::token::kind(ours), theirs);
+        }
+    }
+}

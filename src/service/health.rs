@@ -1,0 +1,120 @@
+//! grpc.health.v1: "" is the agent, every other service name a profile.
+//!
+//! A profile that the caller may not use is unknown to it, real or invented alike.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server,
+};
+
+use super::{Agent, Caller, Replies, admission::judge, snapshot::Snapshot, status::Refusal};
+use crate::{access::Verb, server::Connection, store::Closed};
+
+/// The service.
+pub struct Health(pub(super) Arc<Agent>);
+
+#[tonic::async_trait]
+impl health_server::Health for Health {
+    type WatchStream = Replies<HealthCheckResponse>;
+
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        let result = self.check_one(&request).await;
+        let status = self.0.count("Check", result)?;
+        Ok(Response::new(HealthCheckResponse { status: status.into() }))
+    }
+
+    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let result = self.watch_one(&request).await;
+        self.0.count("Watch", result).map(Response::new)
+    }
+}
+
+impl Health {
+    async fn check_one(&self, request: &Request<HealthCheckRequest>) -> Result<ServingStatus, Refusal> {
+        let caller = Caller::of(request)?;
+        let service = request.get_ref().service.as_str();
+        let mut status = self.0.health(&self.0.snapshot(), &caller.connection, service);
+        if status == ServingStatus::ServiceUnknown {
+            self.0.control.look_names_up().await;
+            status = self.0.health(&self.0.snapshot(), &caller.connection, service);
+        }
+        match status {
+            ServingStatus::ServiceUnknown => Err(Refusal::UnknownProfile),
+            status => Ok(status),
+        }
+    }
+
+    async fn watch_one(
+        &self,
+        request: &Request<HealthCheckRequest>,
+    ) -> Result<Replies<HealthCheckResponse>, Refusal> {
+        let caller = Caller::of(request)?;
+        let permit = caller.watch()?;
+        let service = request.get_ref().service.clone();
+        let agent = Arc::clone(&self.0);
+        let connection = caller.connection;
+        Ok(Box::pin(async_stream::stream! {
+            let _permit = permit;
+            let mut config = agent.config.clone();
+            let mut stopping = agent.stopping.clone();
+            let mut last = None;
+            loop {
+                let stops = *stopping.borrow_and_update();
+                let snapshot = Arc::clone(&config.borrow_and_update());
+                let mut reader = snapshot.profiles.get(service.as_str()).map(|profile| profile.reader.clone());
+                if let (Some(reader), Some(profile)) = (reader.as_mut(), snapshot.profiles.get(service.as_str())) {
+                    reader.current_and_mark(profile.identity, agent.clock.now().boot);
+                }
+                let status = agent.health(&snapshot, &connection, &service);
+                drop(snapshot);
+                if last != Some(status) {
+                    last = Some(status);
+                    yield Ok(HealthCheckResponse { status: status.into() });
+                }
+                if stops {
+                    break yield Err(Refusal::ShuttingDown.into());
+                }
+                tokio::select! {
+                    _ = stopping.changed() => {}
+                    _ = config.changed() => {}
+                    () = token_changes(reader) => {}
+                }
+            }
+        }))
+    }
+}
+
+/// Waits for the next token, or for the served one to be taken away.
+async fn token_changes(reader: Option<crate::store::Reader>) {
+    match reader {
+        Some(mut reader) => {
+            if reader.rotated().await == Err(Closed) {
+                std::future::pending().await
+            }
+        }
+        None => std::future::pending().await,
+    }
+}
+
+impl Agent {
+    fn health(&self, snapshot: &Snapshot, connection: &Connection, service: &str) -> ServingStatus {
+        if service.is_empty() {
+            return if self.is_stopping() { ServingStatus::NotServing } else { ServingStatus::Serving };
+        }
+        match judge(snapshot, &connection.peer, Verb::Health, service) {
+            Err(_) => ServingStatus::ServiceUnknown,
+            Ok(admitted) => {
+                let profile = &admitted.profile;
+                match profile.reader.current(profile.identity, self.clock.now().boot) {
+                    Some(_) => ServingStatus::Serving,
+                    None => ServingStatus::NotServing,
+                }
+            }
+        }
+    }
+}

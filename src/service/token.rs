@@ -1,0 +1,363 @@
+//! TokenService: GetToken, WatchToken, ListTokens, ReportRejected.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::timeout;
+use tonic::{Code, Request, Response, Status};
+
+use super::{
+    Agent, Caller, Replies,
+    admission::{Admitted, judge},
+    snapshot::Profile,
+    status::Refusal,
+};
+use crate::{
+    access::Verb,
+    clock::WallTime,
+    failure::FailureKind,
+    pb,
+    refresh::{Answer, Demand},
+    server::Connection,
+    store::{Closed, NoToken, Phase},
+    token::{Generation, Scope, Token},
+};
+
+/// The service.
+pub struct Tokens(pub(super) Arc<Agent>);
+
+#[tonic::async_trait]
+impl pb::token_service_server::TokenService for Tokens {
+    type WatchTokenStream = Replies<pb::WatchTokenResponse>;
+
+    async fn get_token(
+        &self,
+        request: Request<pb::GetTokenRequest>,
+    ) -> Result<Response<pb::GetTokenResponse>, Status> {
+        let result = self.get(&request).await;
+        let token = self.0.count("GetToken", result)?;
+        Ok(Response::new(pb::GetTokenResponse { token: Some(message(&token)) }))
+    }
+
+    async fn watch_token(
+        &self,
+        request: Request<pb::WatchTokenRequest>,
+    ) -> Result<Response<Self::WatchTokenStream>, Status> {
+        match self.watch(&request).await {
+            Ok(stream) => Ok(Response::new(stream)),
+            refused => self.0.count("WatchToken", refused).map(Response::new),
+        }
+    }
+
+    async fn list_tokens(
+        &self,
+        request: Request<pb::ListTokensRequest>,
+    ) -> Result<Response<pb::ListTokensResponse>, Status> {
+        let result = self.list(&request);
+        let tokens = self.0.count("ListTokens", result)?;
+        Ok(Response::new(pb::ListTokensResponse { tokens }))
+    }
+
+    async fn report_rejected(
+        &self,
+        request: Request<pb::ReportRejectedRequest>,
+    ) -> Result<Response<pb::ReportRejectedResponse>, Status> {
+        let result = self.report(&request).await;
+        self.0.count("ReportRejected", result).map(Response::new)
+    }
+}
+
+impl Tokens {
+    async fn get(&self, request: &Request<pb::GetTokenRequest>) -> Result<Arc<Token>, Refusal> {
+        let agent = &self.0;
+        let caller = Caller::of(request)?;
+        let asked = request.get_ref();
+        let wanted = min_validity(asked.min_validity.as_ref())?;
+        let give_up = tokio::time::sleep(caller.patience);
+        tokio::pin!(give_up);
+        let mut demanded = false;
+        loop {
+            let admitted = agent.admit(&caller, Verb::Get, &asked.name).await?;
+            let profile = &admitted.profile;
+            let now = agent.clock.now().boot;
+            if let Some(token) = profile.reader.current(profile.identity, now) {
+                let enough = token.life.expires().since(now) >= wanted;
+                if enough || demanded {
+                    return Ok(agent.granted(&caller.connection, &admitted, token));
+                }
+                // Valid, but for less: one refresh, then whatever is there. No error while a token is valid.
+                demanded = true;
+                tokio::select! {
+                    _ = profile.settle(Demand::MinValidity(wanted)) => {}
+                    () = agent.until_stopping() => {}
+                    () = &mut give_up => {}
+                }
+                continue;
+            }
+            if agent.is_stopping() {
+                return Err(Refusal::ShuttingDown);
+            }
+            let mut reader = profile.reader.clone();
+            tokio::select! {
+                waited = reader.wait(profile.identity, &*agent.clock, caller.patience) => match waited {
+                    // A reload may have passed while we waited: judge again, by the version in force.
+                    Ok(token) if agent.snapshot().version == admitted.version => {
+                        return Ok(agent.granted(&caller.connection, &admitted, token));
+                    }
+                    Ok(_) | Err(NoToken::Superseded) => {}
+                    Err(NoToken::Closed) => agent.until_changed(admitted.version).await,
+                    Err(NoToken::Later { failure, next }) => {
+                        let retry = next.since(agent.clock.now().boot);
+                        return Err(without_token(failure.map(|failure| failure.0.kind), retry));
+                    }
+                },
+                () = agent.until_stopping() => return Err(Refusal::ShuttingDown),
+                () = &mut give_up => return Err(agent.timed_out(profile)),
+            }
+        }
+    }
+
+    async fn watch(
+        &self,
+        request: &Request<pb::WatchTokenRequest>,
+    ) -> Result<Replies<pb::WatchTokenResponse>, Refusal> {
+        let caller = Caller::of(request)?;
+        let admitted = self.0.admit(&caller, Verb::Watch, &request.get_ref().name).await?;
+        let permit = caller.watch()?;
+        let name = admitted.profile.name.clone();
+        let agent = Arc::clone(&self.0);
+        let connection = caller.connection;
+        let counted = Counted::new(Arc::clone(&agent));
+        Ok(Box::pin(async_stream::stream! {
+            let _permit = permit;
+            let mut config = agent.config.clone();
+            let mut stopping = agent.stopping.clone();
+            let mut last = None;
+            let refusal = loop {
+                if *stopping.borrow_and_update() {
+                    break Refusal::ShuttingDown;
+                }
+                let snapshot = Arc::clone(&config.borrow_and_update());
+                if !snapshot.profiles.contains_key(&name) {
+                    break Refusal::ProfileGone;
+                }
+                let admitted = match judge(&snapshot, &connection.peer, Verb::Watch, name.as_str()) {
+                    Ok(admitted) => admitted,
+                    Err(refusal) => {
+                        agent.note_denial(&connection.peer, Verb::Watch, name.as_str());
+                        break refusal;
+                    }
+                };
+                drop(snapshot);
+                let profile = Arc::clone(&admitted.profile);
+                let mut reader = profile.reader.clone();
+                // Until the config changes, the decision stands and only the token moves.
+                loop {
+                    let now = agent.clock.now().boot;
+                    let token = reader.current_and_mark(profile.identity, now);
+                    if let Some(token) = token.filter(|token| Some(token.generation) != last) {
+                        last = Some(token.generation);
+                        let token = agent.granted(&connection, &admitted, token);
+                        yield Ok(pb::WatchTokenResponse { token: Some(message(&token)) });
+                        // The client may have taken its time: look at everything again.
+                        if *stopping.borrow() || config.has_changed().unwrap_or(true) {
+                            break;
+                        }
+                    }
+                    tokio::select! {
+                        _ = stopping.changed() => break,
+                        _ = config.changed() => break,
+                        rotated = reader.rotated() => if rotated == Err(Closed) {
+                            // The rotator is gone: a version of the config that says why is on its way.
+                            tokio::select! {
+                                _ = stopping.changed() => break,
+                                _ = config.changed() => break,
+                            }
+                        },
+                    }
+                }
+            };
+            let status = Status::from(refusal);
+            counted.end(status.code());
+            yield Err(status);
+        }))
+    }
+
+    fn list(&self, request: &Request<pb::ListTokensRequest>) -> Result<Vec<pb::TokenStatus>, Refusal> {
+        let caller = Caller::of(request)?;
+        let snapshot = self.0.snapshot();
+        let names = snapshot.profiles.keys();
+        let usable = names.filter_map(|name| judge(&snapshot, &caller.connection.peer, Verb::List, name.as_str()).ok());
+        Ok(usable.map(|admitted| self.0.state(&admitted.profile)).collect())
+    }
+
+    async fn report(
+        &self,
+        request: &Request<pb::ReportRejectedRequest>,
+    ) -> Result<pb::ReportRejectedResponse, Refusal> {
+        let agent = &self.0;
+        let caller = Caller::of(request)?;
+        let asked = request.get_ref();
+        let admitted = agent.admit(&caller, Verb::Report, &asked.name).await?;
+        let profile = &admitted.profile;
+        let reported = Generation::from_u64(asked.generation);
+        agent.audit.reported(&caller.connection.peer, &profile.name, &admitted.rule, reported);
+        let settled = tokio::select! {
+            settled = timeout(caller.patience, profile.settle(Demand::Rejected(reported))) => settled.unwrap_or(Ok(())),
+            () = agent.until_stopping() => Ok(()),
+        };
+        if let Err(retry) = settled {
+            let retry = retry.unwrap_or_default().since(agent.clock.now().boot);
+            return Err(Refusal::Limit { what: "rejected tokens were reported too often for this profile", retry });
+        }
+        // A reload may have taken the profile away from the caller meanwhile.
+        let snapshot = agent.snapshot();
+        let admitted = judge(&snapshot, &caller.connection.peer, Verb::Report, profile.name.as_str())?;
+        let profile = &admitted.profile;
+        let current = profile.reader.current(profile.identity, agent.clock.now().boot);
+        let generation = current.map_or(0, |token| token.generation.as_u64());
+        Ok(pb::ReportRejectedResponse { generation, is_new: generation != 0 && generation != asked.generation })
+    }
+}
+
+impl Profile {
+    /// Asks the rotator for a refresh, and waits until the attempt that it led to, if any, is settled. The error is the
+    /// moment at which the budget of such refreshes has something left.
+    pub(super) async fn settle(&self, demand: Demand) -> Result<(), Option<crate::clock::Timestamp>> {
+        let mut reader = self.reader.clone();
+        match self.rotator.demand(demand).await {
+            Ok(Answer::Joined { settled, .. }) => {
+                // A rotator that has ended settles nothing more; what is there is read again by the caller.
+                let _ended = reader.attempts_until(|attempts| attempts.settled > settled).await;
+                Ok(())
+            }
+            Ok(Answer::Exhausted { retry }) => Err(Some(retry)),
+            Ok(Answer::Unneeded) | Err(Closed) => Ok(()),
+        }
+    }
+}
+
+impl Agent {
+    fn granted(&self, connection: &Connection, admitted: &Admitted, token: Arc<Token>) -> Arc<Token> {
+        self.audit.granted(&connection.peer, &admitted.rule, &token.name, token.generation);
+        token
+    }
+
+    /// What a caller whose patience ran out is told.
+    fn timed_out(&self, profile: &Profile) -> Refusal {
+        let attempts = profile.reader.attempts();
+        let now = self.clock.now().boot;
+        let retry = match attempts.phase {
+            Phase::InFlight => Duration::from_secs(1),
+            Phase::Idle { next } => next.since(now),
+        };
+        without_token(attempts.last_failure.map(|failure| failure.0.kind), retry)
+    }
+
+    pub(super) async fn until_stopping(&self) {
+        let mut stopping = self.stopping.clone();
+        // A daemon that is gone is stopping too.
+        let _gone = stopping.wait_for(|stopping| *stopping).await;
+    }
+
+    async fn until_changed(&self, version: u64) {
+        let mut config = self.config.clone();
+        let _gone = config.wait_for(|snapshot| snapshot.version != version).await;
+    }
+
+    /// A profile's state, without its token.
+    pub(super) fn state(&self, profile: &Profile) -> pb::TokenStatus {
+        let now = self.clock.now();
+        let token = profile.reader.current(profile.identity, now.boot);
+        let attempts = profile.reader.attempts();
+        // The rotator may not have heard of the newest config yet: then nothing is known of this identity.
+        let failure = attempts.last_failure.as_ref().filter(|_| attempts.identity == profile.identity);
+        let state = match (&token, failure) {
+            (Some(_), None) => pb::TokenState::Valid,
+            (Some(_), Some(_)) => pb::TokenState::Degraded,
+            (None, None) => pb::TokenState::Pending,
+            (None, Some(_)) => pb::TokenState::Unavailable,
+        };
+        let next = match attempts.phase {
+            Phase::InFlight => None,
+            Phase::Idle { next } => Some(now.wall + next.since(now.boot)),
+        };
+        let scopes = token.as_ref().map_or(&profile.scopes, |token| &token.scopes);
+        pb::TokenStatus {
+            name: profile.name.as_str().to_owned(),
+            state: state.into(),
+            scopes: texts(scopes),
+            audience: profile.audience.as_deref().unwrap_or_default().to_owned(),
+            expires_at: token.as_ref().map(|token| timestamp(token.life.expires_wall())),
+            next_refresh_at: next.map(timestamp),
+            last_failure: failure.map_or(pb::FailureKind::Unspecified, |failure| kind(failure.0.kind)).into(),
+            generation: token.map_or(0, |token| token.generation.as_u64()),
+        }
+    }
+}
+
+/// Counts a stream once, with the code it ended with; a client that goes away has cancelled it.
+struct Counted {
+    agent: Arc<Agent>,
+    code: Code,
+}
+
+impl Counted {
+    fn new(agent: Arc<Agent>) -> Self {
+        Self { agent, code: Code::Cancelled }
+    }
+
+    fn end(mut self, code: Code) {
+        self.code = code;
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.agent.metrics.call("WatchToken", self.code);
+    }
+}
+
+fn without_token(failure: Option<FailureKind>, retry: Duration) -> Refusal {
+    match failure {
+        Some(kind) => Refusal::Failed { kind, retry, detail: None },
+        None => Refusal::Pending { retry },
+    }
+}
+
+fn min_validity(asked: Option<&prost_types::Duration>) -> Result<Duration, Refusal> {
+    let Some(asked) = asked else { return Ok(Duration::ZERO) };
+    Duration::try_from(*asked).map_err(|_| Refusal::BadField { field: "min_validity", right: "a duration from 0 s on" })
+}
+
+/// A token as it is sent: one of the two places where it leaves the agent's own types.
+fn message(token: &Token) -> pb::Token {
+    pb::Token {
+        name: token.name.as_str().to_owned(),
+        access_token: token.access_token.expose_secret().to_owned(),
+        token_type: "Bearer".to_owned(),
+        scopes: texts(&token.scopes),
+        audience: token.audience.as_deref().unwrap_or_default().to_owned(),
+        obtained_at: Some(timestamp(token.life.requested.wall)),
+        expires_at: Some(timestamp(token.life.expires_wall())),
+        generation: token.generation.as_u64(),
+    }
+}
+
+fn texts(scopes: &[Scope]) -> Vec<String> {
+    scopes.iter().map(|scope| scope.as_str().to_owned()).collect()
+}
+
+pub(super) fn kind(kind: FailureKind) -> pb::FailureKind {
+    match kind {
+        FailureKind::Unreachable => pb::FailureKind::ProviderUnreachable,
+        FailureKind::ProviderError => pb::FailureKind::ProviderError,
+        FailureKind::Refused => pb::FailureKind::ProviderRefused,
+        FailureKind::SecretUnreadable => pb::FailureKind::SecretUnreadable,
+    }
+}
+
+pub(super) fn timestamp(time: WallTime) -> prost_types::Timestamp {
+    let millis = time.unix_millis();
+    let nanos = i32::try_from(millis.rem_euclid(1000)).unwrap_or(0) * 1_000_000;
+    prost_types::Timestamp { seconds: millis.div_euclid(1000), nanos }
+}
