@@ -24,9 +24,10 @@ use tonic::{Request, Status, service::Routes};
 use crate::{
     audit::Audit,
     clock::{Clock, Now},
-    metrics::Metrics,
+    metrics::{Method, Metrics},
     pb,
-    server::{Connection, WatchPermit, deadline_of},
+    limits::Exceeded,
+    server::{Connection, Faults, Phase, WatchPermit, deadline_of},
 };
 use snapshot::Snapshot;
 use status::Refusal;
@@ -46,6 +47,9 @@ pub trait Control: Send + Sync {
     /// Looks up the users and groups of the rules again, unless that was done less than 10 s ago. Returns when a version of
     /// the config that has them is in force; after 2 s at the latest, whatever the directory service does.
     async fn look_names_up(&self);
+
+    /// A denial was audited: its repetitions are counted, and somebody has to see to it that the count is told.
+    fn denial_noted(&self);
 
     /// What the agent must do without on this host, in words.
     fn degraded(&self) -> Vec<String>;
@@ -79,8 +83,8 @@ pub enum ReloadFault {
 pub struct Agent {
     /// The config in force.
     pub config: watch::Receiver<Arc<Snapshot>>,
-    /// True once the agent drains.
-    pub stopping: watch::Receiver<bool>,
+    /// Whether the agent drains.
+    pub phase: watch::Receiver<Phase>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Who got what.
@@ -99,11 +103,26 @@ impl Agent {
     }
 
     fn is_stopping(&self) -> bool {
-        *self.stopping.borrow()
+        *self.phase.borrow() == Phase::Draining
+    }
+
+    /// The answers that the server gives by itself.
+    pub fn faults() -> Arc<dyn Faults> {
+        struct Table;
+        impl Faults for Table {
+            fn exceeded(&self, _limit: Exceeded) -> Status {
+                let what = "too many calls are open for this uid ([limits] calls)";
+                Refusal::Limit { what, retry: Duration::from_secs(1) }.into()
+            }
+            fn panicked(&self) -> Status {
+                Refusal::Internal.into()
+            }
+        }
+        Arc::new(Table)
     }
 
     /// Counts the end of a call.
-    fn count<T>(&self, method: &'static str, result: Result<T, Refusal>) -> Result<T, Status> {
+    fn count<T>(&self, method: Method, result: Result<T, Refusal>) -> Result<T, Status> {
         let result = result.map_err(Status::from);
         self.metrics.call(method, result.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok));
         result

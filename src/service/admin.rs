@@ -11,7 +11,7 @@ use super::{
     status::Refusal,
     token::timestamp,
 };
-use crate::{pb, refresh::Demand, store::Phase};
+use crate::{audit::AdminCall, metrics::Method, pb, refresh::Demand, store::Phase};
 
 /// The service.
 pub struct Admin(pub(super) Arc<Agent>);
@@ -23,13 +23,13 @@ impl pb::admin_service_server::AdminService for Admin {
         request: Request<pb::RefreshTokenRequest>,
     ) -> Result<Response<pb::RefreshTokenResponse>, Status> {
         let result = self.refresh(&request).await;
-        let token = self.0.count("RefreshToken", result)?;
+        let token = self.0.count(Method::RefreshToken, result)?;
         Ok(Response::new(pb::RefreshTokenResponse { token: Some(token) }))
     }
 
     async fn reload(&self, request: Request<pb::ReloadRequest>) -> Result<Response<pb::ReloadResponse>, Status> {
         let result = self.reload_config(&request).await;
-        self.0.count("Reload", result).map(Response::new)
+        self.0.count(Method::Reload, result).map(Response::new)
     }
 
     async fn get_status(
@@ -37,7 +37,7 @@ impl pb::admin_service_server::AdminService for Admin {
         request: Request<pb::GetStatusRequest>,
     ) -> Result<Response<pb::GetStatusResponse>, Status> {
         let result = self.status(&request).await;
-        self.0.count("GetStatus", result).map(Response::new)
+        self.0.count(Method::GetStatus, result).map(Response::new)
     }
 
     async fn get_metrics(
@@ -45,7 +45,7 @@ impl pb::admin_service_server::AdminService for Admin {
         request: Request<pb::GetMetricsRequest>,
     ) -> Result<Response<pb::GetMetricsResponse>, Status> {
         let result = self.metrics(&request).await;
-        self.0.count("GetMetrics", result).map(Response::new)
+        self.0.count(Method::GetMetrics, result).map(Response::new)
     }
 }
 
@@ -53,8 +53,9 @@ impl Admin {
     async fn refresh(&self, request: &Request<pb::RefreshTokenRequest>) -> Result<pb::TokenStatus, Refusal> {
         let agent = &self.0;
         let caller = Caller::of(request)?;
-        agent.admit_admin(&caller, "RefreshToken").await?;
         let snapshot = agent.snapshot();
+        let known = snapshot.profiles.get(request.get_ref().name.as_str()).map(|profile| &profile.name);
+        agent.admit_admin(&caller, AdminCall::RefreshToken, known).await?;
         let profile = snapshot.profiles.get(request.get_ref().name.as_str()).ok_or(Refusal::UnknownProfile)?;
         let settled = tokio::select! {
             settled = timeout(caller.patience, profile.settle(Demand::Operator)) => settled.is_ok(),
@@ -72,7 +73,7 @@ impl Admin {
 
     async fn reload_config(&self, request: &Request<pb::ReloadRequest>) -> Result<pb::ReloadResponse, Refusal> {
         let caller = Caller::of(request)?;
-        self.0.admit_admin(&caller, "Reload").await?;
+        self.0.admit_admin(&caller, AdminCall::Reload, None).await?;
         match self.0.control.reload().await {
             Ok(done) => Ok(pb::ReloadResponse {
                 added: done.added,
@@ -88,15 +89,15 @@ impl Admin {
     async fn status(&self, request: &Request<pb::GetStatusRequest>) -> Result<pb::GetStatusResponse, Refusal> {
         let agent = &self.0;
         let caller = Caller::of(request)?;
-        agent.admit_admin(&caller, "GetStatus").await?;
+        agent.admit_admin(&caller, AdminCall::GetStatus, None).await?;
         let snapshot = agent.snapshot();
         Ok(pb::GetStatusResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: Some(timestamp(agent.started.wall)),
             configured_at: Some(timestamp(snapshot.configured_at)),
             profiles: snapshot.profiles.values().map(|profile| describe(agent, profile)).collect(),
-            connections: agent.metrics.open_connections(),
-            watches: agent.metrics.open_watches(),
+            connections: agent.metrics.connections(),
+            watches: agent.metrics.watches(),
             degraded: agent.control.degraded(),
             pid: i32::try_from(std::process::id()).unwrap_or_default(),
         })
@@ -105,13 +106,15 @@ impl Admin {
     async fn metrics(&self, request: &Request<pb::GetMetricsRequest>) -> Result<pb::GetMetricsResponse, Refusal> {
         let agent = &self.0;
         let caller = Caller::of(request)?;
-        agent.admit_admin(&caller, "GetMetrics").await?;
+        agent.admit_admin(&caller, AdminCall::GetMetrics, None).await?;
         let now = agent.clock.now().boot;
         for profile in agent.snapshot().profiles.values() {
-            let token = profile.reader.current(profile.identity, now);
-            agent.metrics.token_expiry(&profile.name, token.map(|token| token.life.expires_wall()));
+            // An expired token's time stays, so that an alert on it keeps firing.
+            if let Some(token) = profile.reader.current(profile.identity, now) {
+                agent.metrics.profile(&profile.name).token_expires(Some(token.life.expires_wall()));
+            }
         }
-        agent.metrics.encode().map(|text| pb::GetMetricsResponse { text }).map_err(|_| Refusal::Internal)
+        Ok(pb::GetMetricsResponse { text: agent.metrics.text() })
     }
 }
 

@@ -1,13 +1,21 @@
 //! May this caller do this? One decision per connection and version of the config.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use super::{
     Agent, Caller,
     snapshot::{Profile, Snapshot},
     status::Refusal,
 };
-use crate::access::{self, Decision, Peer, Verb};
+use crate::{
+    access::{Decision, Peer, Rule, Verb},
+    audit::{AdminCall, Told},
+    server::Connection,
+    token::{ProfileName, Token},
+};
 
 /// A caller who was admitted to a profile.
 #[derive(Clone, Debug)]
@@ -17,12 +25,12 @@ pub(super) struct Admitted {
     /// To this profile.
     pub(super) profile: Arc<Profile>,
     /// By this rule.
-    pub(super) rule: Box<str>,
+    pub(super) rule: Rule,
 }
 
 /// The decision, pure. An empty name means the one profile that the peer may use.
 pub(super) fn judge(snapshot: &Snapshot, peer: &Peer, verb: Verb, name: &str) -> Result<Admitted, Refusal> {
-    let admitted = |profile: &Arc<Profile>| match access::decide(&snapshot.policy, &profile.rules, peer, verb) {
+    let admitted = |profile: &Arc<Profile>| match snapshot.access.decide(profile.name.as_str(), peer, verb) {
         Decision::Allow(rule) => {
             Some(Admitted { version: snapshot.version, profile: Arc::clone(profile), rule })
         }
@@ -32,11 +40,8 @@ pub(super) fn judge(snapshot: &Snapshot, peer: &Peer, verb: Verb, name: &str) ->
     if !name.is_empty() {
         return match snapshot.profiles.get(name) {
             Some(profile) => admitted(profile).ok_or(denied),
-            // Who may use every profile learns nothing from NOT_FOUND. Where there is no profile, that is an admin.
-            None if snapshot.profiles.is_empty() && !access::is_admin(&snapshot.policy, peer) => Err(denied),
-            None if snapshot.profiles.values().all(|profile| admitted(profile).is_some()) => {
-                Err(Refusal::UnknownProfile)
-            }
+            // Who may use every profile learns nothing from NOT_FOUND.
+            None if snapshot.access.may_use_every(peer) => Err(Refusal::UnknownProfile),
             None => Err(denied),
         };
     }
@@ -53,7 +58,7 @@ impl Agent {
     /// Decides, and audits a denial. Before a caller is turned away the names in the rules are looked up again: the user
     /// may have been made after the agent started.
     pub(super) async fn admit(&self, caller: &Caller, verb: Verb, name: &str) -> Result<Admitted, Refusal> {
-        let peer = &caller.connection.peer;
+        let peer = caller.connection.peer();
         let mut judged = judge(&self.snapshot(), peer, verb, name);
         if matches!(judged, Err(Refusal::NotAllowed { .. })) {
             self.control.look_names_up().await;
@@ -66,23 +71,57 @@ impl Agent {
     }
 
     /// The same for AdminService.
-    pub(super) async fn admit_admin(&self, caller: &Caller, call: &'static str) -> Result<(), Refusal> {
-        let peer = &caller.connection.peer;
-        if !access::is_admin(&self.snapshot().policy, peer) {
+    pub(super) async fn admit_admin(&self, caller: &Caller, call: AdminCall, profile: Option<&ProfileName>) -> Result<(), Refusal> {
+        let peer = caller.connection.peer();
+        let mut decision = self.snapshot().access.admin(peer);
+        if decision == Decision::Deny {
             self.control.look_names_up().await;
-            if !access::is_admin(&self.snapshot().policy, peer) {
+            decision = self.snapshot().access.admin(peer);
+        }
+        match decision {
+            Decision::Allow(rule) => {
+                self.audit.admin(peer, call, profile, rule.as_str());
+                Ok(())
+            }
+            Decision::Deny => {
                 self.note_denial(peer, Verb::Admin, "");
-                return Err(Refusal::NotAdmin { uid: peer.uid });
+                Err(Refusal::NotAdmin { uid: peer.uid })
             }
         }
-        self.audit.admin(peer, call);
-        Ok(())
     }
 
     fn note_denial(&self, peer: &Peer, verb: Verb, name: &str) {
         let snapshot = self.snapshot();
         let known = snapshot.profiles.get_key_value(name).map(|(name, _)| name);
         self.metrics.denied(verb);
-        self.audit.denied(peer, known, verb);
+        self.audit.denied(peer, verb, known);
+        self.control.denial_noted();
+    }
+}
+
+/// What a connection remembers: which grants on it have been audited, so that the second costs one comparison.
+#[derive(Default)]
+struct Memory {
+    told: Mutex<HashMap<ProfileName, Arc<Told>>>,
+}
+
+impl Agent {
+    /// Audits that `token` goes to `connection`.
+    pub(super) fn granted(&self, connection: &Connection, admitted: &Admitted, verb: Verb, token: &Token) {
+        let memory = connection.kept::<Memory>().unwrap_or_else(|| {
+            let memory = Arc::new(Memory::default());
+            // Two first calls at a time may both make one; the loser's grants are told once more.
+            connection.keep(Arc::clone(&memory));
+            memory
+        });
+        let told = {
+            let mut told = memory.told.lock().unwrap_or_else(PoisonError::into_inner);
+            match told.get(&token.name) {
+                Some(told) => Arc::clone(told),
+                None => Arc::clone(told.entry(token.name.clone()).or_default()),
+            }
+        };
+        let rule = admitted.rule.as_str();
+        self.audit.granted(&told, connection.peer(), verb, &token.name, token.generation, rule);
     }
 }

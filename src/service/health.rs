@@ -10,7 +10,7 @@ use tonic_health::pb::{
 };
 
 use super::{Agent, Caller, Replies, admission::judge, snapshot::Snapshot, status::Refusal};
-use crate::{access::Verb, server::Connection, store::Closed};
+use crate::{access::Verb, metrics::Method, server::{Connection, Phase}, store::Closed};
 
 /// The service.
 pub struct Health(pub(super) Arc<Agent>);
@@ -24,13 +24,13 @@ impl health_server::Health for Health {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
         let result = self.check_one(&request).await;
-        let status = self.0.count("Check", result)?;
+        let status = self.0.count(Method::HealthCheck, result)?;
         Ok(Response::new(HealthCheckResponse { status: status.into() }))
     }
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let result = self.watch_one(&request).await;
-        self.0.count("Watch", result).map(Response::new)
+        self.0.count(Method::HealthWatch, result).map(Response::new)
     }
 }
 
@@ -61,10 +61,10 @@ impl Health {
         Ok(Box::pin(async_stream::stream! {
             let _permit = permit;
             let mut config = agent.config.clone();
-            let mut stopping = agent.stopping.clone();
+            let mut phase = agent.phase.clone();
             let mut last = None;
             loop {
-                let stops = *stopping.borrow_and_update();
+                let stops = *phase.borrow_and_update() == Phase::Draining;
                 let snapshot = Arc::clone(&config.borrow_and_update());
                 let mut reader = snapshot.profiles.get(service.as_str()).map(|profile| profile.reader.clone());
                 if let (Some(reader), Some(profile)) = (reader.as_mut(), snapshot.profiles.get(service.as_str())) {
@@ -80,7 +80,7 @@ impl Health {
                     break yield Err(Refusal::ShuttingDown.into());
                 }
                 tokio::select! {
-                    _ = stopping.changed() => {}
+                    _ = phase.changed() => {}
                     _ = config.changed() => {}
                     () = token_changes(reader) => {}
                 }
@@ -106,7 +106,7 @@ impl Agent {
         if service.is_empty() {
             return if self.is_stopping() { ServingStatus::NotServing } else { ServingStatus::Serving };
         }
-        match judge(snapshot, &connection.peer, Verb::Health, service) {
+        match judge(snapshot, connection.peer(), Verb::Health, service) {
             Err(_) => ServingStatus::ServiceUnknown,
             Ok(admitted) => {
                 let profile = &admitted.profile;

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    access::{Policy, Rules},
+    access::AccessRules,
     clock::WallTime,
     rotator::Handle,
     store::{Identity, Reader},
@@ -19,8 +19,8 @@ pub struct Snapshot {
     pub version: u64,
     /// When the config was read.
     pub configured_at: WallTime,
-    /// Who is who.
-    pub policy: Policy,
+    /// Who may do what.
+    pub access: AccessRules,
     /// All profiles.
     pub profiles: BTreeMap<ProfileName, Arc<Profile>>,
 }
@@ -32,8 +32,6 @@ pub struct Profile {
     pub name: ProfileName,
     /// What its token must have been obtained for.
     pub identity: Identity,
-    /// Who may use it.
-    pub rules: Rules,
     /// The rules as they were written, for admins.
     pub allow: Vec<Box<str>>,
     /// The scopes that are asked for.

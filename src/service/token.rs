@@ -7,7 +7,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::{
     Agent, Caller, Replies,
-    admission::{Admitted, judge},
+    admission::judge,
     snapshot::Profile,
     status::Refusal,
 };
@@ -15,9 +15,10 @@ use crate::{
     access::Verb,
     clock::WallTime,
     failure::FailureKind,
+    metrics::Method,
     pb,
     refresh::{Answer, Demand},
-    server::Connection,
+    server,
     store::{Closed, NoToken, Phase},
     token::{Generation, Scope, Token},
 };
@@ -34,7 +35,7 @@ impl pb::token_service_server::TokenService for Tokens {
         request: Request<pb::GetTokenRequest>,
     ) -> Result<Response<pb::GetTokenResponse>, Status> {
         let result = self.get(&request).await;
-        let token = self.0.count("GetToken", result)?;
+        let token = self.0.count(Method::GetToken, result)?;
         Ok(Response::new(pb::GetTokenResponse { token: Some(message(&token)) }))
     }
 
@@ -44,7 +45,7 @@ impl pb::token_service_server::TokenService for Tokens {
     ) -> Result<Response<Self::WatchTokenStream>, Status> {
         match self.watch(&request).await {
             Ok(stream) => Ok(Response::new(stream)),
-            refused => self.0.count("WatchToken", refused).map(Response::new),
+            refused => self.0.count(Method::WatchToken, refused).map(Response::new),
         }
     }
 
@@ -53,7 +54,7 @@ impl pb::token_service_server::TokenService for Tokens {
         request: Request<pb::ListTokensRequest>,
     ) -> Result<Response<pb::ListTokensResponse>, Status> {
         let result = self.list(&request);
-        let tokens = self.0.count("ListTokens", result)?;
+        let tokens = self.0.count(Method::ListTokens, result)?;
         Ok(Response::new(pb::ListTokensResponse { tokens }))
     }
 
@@ -62,7 +63,7 @@ impl pb::token_service_server::TokenService for Tokens {
         request: Request<pb::ReportRejectedRequest>,
     ) -> Result<Response<pb::ReportRejectedResponse>, Status> {
         let result = self.report(&request).await;
-        self.0.count("ReportRejected", result).map(Response::new)
+        self.0.count(Method::ReportRejected, result).map(Response::new)
     }
 }
 
@@ -82,7 +83,8 @@ impl Tokens {
             if let Some(token) = profile.reader.current(profile.identity, now) {
                 let enough = token.life.expires().since(now) >= wanted;
                 if enough || demanded {
-                    return Ok(agent.granted(&caller.connection, &admitted, token));
+                    agent.granted(&caller.connection, &admitted, Verb::Get, &token);
+                    return Ok(token);
                 }
                 // Valid, but for less: one refresh, then whatever is there. No error while a token is valid.
                 demanded = true;
@@ -101,7 +103,8 @@ impl Tokens {
                 waited = reader.wait(profile.identity, &*agent.clock, caller.patience) => match waited {
                     // A reload may have passed while we waited: judge again, by the version in force.
                     Ok(token) if agent.snapshot().version == admitted.version => {
-                        return Ok(agent.granted(&caller.connection, &admitted, token));
+                        agent.granted(&caller.connection, &admitted, Verb::Get, &token);
+                        return Ok(token);
                     }
                     Ok(_) | Err(NoToken::Superseded) => {}
                     Err(NoToken::Closed) => agent.until_changed(admitted.version).await,
@@ -130,20 +133,20 @@ impl Tokens {
         Ok(Box::pin(async_stream::stream! {
             let _permit = permit;
             let mut config = agent.config.clone();
-            let mut stopping = agent.stopping.clone();
+            let mut phase = agent.phase.clone();
             let mut last = None;
             let refusal = loop {
-                if *stopping.borrow_and_update() {
+                if *phase.borrow_and_update() == server::Phase::Draining {
                     break Refusal::ShuttingDown;
                 }
                 let snapshot = Arc::clone(&config.borrow_and_update());
                 if !snapshot.profiles.contains_key(&name) {
                     break Refusal::ProfileGone;
                 }
-                let admitted = match judge(&snapshot, &connection.peer, Verb::Watch, name.as_str()) {
+                let admitted = match judge(&snapshot, connection.peer(), Verb::Watch, name.as_str()) {
                     Ok(admitted) => admitted,
                     Err(refusal) => {
-                        agent.note_denial(&connection.peer, Verb::Watch, name.as_str());
+                        agent.note_denial(connection.peer(), Verb::Watch, name.as_str());
                         break refusal;
                     }
                 };
@@ -156,20 +159,20 @@ impl Tokens {
                     let token = reader.current_and_mark(profile.identity, now);
                     if let Some(token) = token.filter(|token| Some(token.generation) != last) {
                         last = Some(token.generation);
-                        let token = agent.granted(&connection, &admitted, token);
+                        agent.granted(&connection, &admitted, Verb::Watch, &token);
                         yield Ok(pb::WatchTokenResponse { token: Some(message(&token)) });
                         // The client may have taken its time: look at everything again.
-                        if *stopping.borrow() || config.has_changed().unwrap_or(true) {
+                        if phase.has_changed().unwrap_or(true) || config.has_changed().unwrap_or(true) {
                             break;
                         }
                     }
                     tokio::select! {
-                        _ = stopping.changed() => break,
+                        _ = phase.changed() => break,
                         _ = config.changed() => break,
                         rotated = reader.rotated() => if rotated == Err(Closed) {
                             // The rotator is gone: a version of the config that says why is on its way.
                             tokio::select! {
-                                _ = stopping.changed() => break,
+                                _ = phase.changed() => break,
                                 _ = config.changed() => break,
                             }
                         },
@@ -186,7 +189,7 @@ impl Tokens {
         let caller = Caller::of(request)?;
         let snapshot = self.0.snapshot();
         let names = snapshot.profiles.keys();
-        let usable = names.filter_map(|name| judge(&snapshot, &caller.connection.peer, Verb::List, name.as_str()).ok());
+        let usable = names.filter_map(|name| judge(&snapshot, caller.connection.peer(), Verb::List, name.as_str()).ok());
         Ok(usable.map(|admitted| self.0.state(&admitted.profile)).collect())
     }
 
@@ -200,7 +203,7 @@ impl Tokens {
         let admitted = agent.admit(&caller, Verb::Report, &asked.name).await?;
         let profile = &admitted.profile;
         let reported = Generation::from_u64(asked.generation);
-        agent.audit.reported(&caller.connection.peer, &profile.name, &admitted.rule, reported);
+        agent.audit.reported(caller.connection.peer(), &profile.name, reported, admitted.rule.as_str());
         let settled = tokio::select! {
             settled = timeout(caller.patience, profile.settle(Demand::Rejected(reported))) => settled.unwrap_or(Ok(())),
             () = agent.until_stopping() => Ok(()),
@@ -211,7 +214,7 @@ impl Tokens {
         }
         // A reload may have taken the profile away from the caller meanwhile.
         let snapshot = agent.snapshot();
-        let admitted = judge(&snapshot, &caller.connection.peer, Verb::Report, profile.name.as_str())?;
+        let admitted = judge(&snapshot, caller.connection.peer(), Verb::Report, profile.name.as_str())?;
         let profile = &admitted.profile;
         let current = profile.reader.current(profile.identity, agent.clock.now().boot);
         let generation = current.map_or(0, |token| token.generation.as_u64());
@@ -225,9 +228,9 @@ impl Profile {
     pub(super) async fn settle(&self, demand: Demand) -> Result<(), Option<crate::clock::Timestamp>> {
         let mut reader = self.reader.clone();
         match self.rotator.demand(demand).await {
-            Ok(Answer::Joined { settled, .. }) => {
+            Ok(Answer::Joined { attempt, .. }) => {
                 // A rotator that has ended settles nothing more; what is there is read again by the caller.
-                let _ended = reader.attempts_until(|attempts| attempts.settled > settled).await;
+                let _ended = reader.attempts_until(|attempts| attempts.settled >= attempt).await;
                 Ok(())
             }
             Ok(Answer::Exhausted { retry }) => Err(Some(retry)),
@@ -237,11 +240,6 @@ impl Profile {
 }
 
 impl Agent {
-    fn granted(&self, connection: &Connection, admitted: &Admitted, token: Arc<Token>) -> Arc<Token> {
-        self.audit.granted(&connection.peer, &admitted.rule, &token.name, token.generation);
-        token
-    }
-
     /// What a caller whose patience ran out is told.
     fn timed_out(&self, profile: &Profile) -> Refusal {
         let attempts = profile.reader.attempts();
@@ -254,9 +252,9 @@ impl Agent {
     }
 
     pub(super) async fn until_stopping(&self) {
-        let mut stopping = self.stopping.clone();
+        let mut phase = self.phase.clone();
         // A daemon that is gone is stopping too.
-        let _gone = stopping.wait_for(|stopping| *stopping).await;
+        let _gone = phase.wait_for(|phase| *phase == server::Phase::Draining).await;
     }
 
     async fn until_changed(&self, version: u64) {
@@ -313,7 +311,7 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.agent.metrics.call("WatchToken", self.code);
+        self.agent.metrics.call(Method::WatchToken, self.code);
     }
 }
 

@@ -13,8 +13,19 @@ const LAYERS: [(u8, &[&str]); 5] = [
     (
         2,
         &[
-            "http", "source", "files", "names", "peer", "timer", "locked", "hardening", "wiping", "log", "audit",
-            "metrics", "dev_issuer",
+            "http",
+            "source",
+            "files",
+            "names",
+            "peer",
+            "timer",
+            "locked",
+            "hardening",
+            "wiping",
+            "log",
+            "audit",
+            "metrics",
+            "dev_issuer",
         ],
     ),
     (3, &["daemon", "server", "service", "rotator", "obtain", "store"]),
@@ -138,9 +149,15 @@ fn arrows_only_point_down() {
             if let Some(other) = layers.get(name.as_str())
                 && other > own
             {
-                wrong.push(format!("{}: {} (L{own}) names {name} (L{other})", source.path.display(), source.module));
+                wrong.push(format!(
+                    "{}: {} (L{own}) names {name} (L{other})",
+                    source.path.display(),
+                    source.module
+                ));
             }
-            let barred = NEVER.iter().any(|(module, never)| *module == source.module && never.contains(&name.as_str()));
+            let barred = NEVER
+                .iter()
+                .any(|(module, never)| *module == source.module && never.contains(&name.as_str()));
             if barred {
                 wrong.push(format!("{}: {} names {name}", source.path.display(), source.module));
             }
@@ -162,8 +179,18 @@ fn what_talks_to_strangers_does_not_name_what_holds_secrets() {
 fn words_and_rules_are_pure() {
     let layers = layers();
     const IMPURE: [&str; 12] = [
-        "tokio", "async ", ".await", "std::fs", "File::open", "std::net::Tcp", "std::os::unix::net", "SystemClock",
-        "clock_gettime", "Instant::now", "SystemTime", "std::env",
+        "tokio",
+        "async ",
+        ".await",
+        "std::fs",
+        "File::open",
+        "std::net::Tcp",
+        "std::os::unix::net",
+        "SystemClock",
+        "clock_gettime",
+        "Instant::now",
+        "SystemTime",
+        "std::env",
     ];
     for source in sources() {
         let pure = layers.get(source.module.as_str()).is_some_and(|layer| *layer <= 1);
@@ -207,7 +234,10 @@ fn no_type_that_holds_a_secret_or_a_token_derives_debug() {
     for (module, name) in BY_HAND {
         let all = sources();
         let code = &all.iter().find(|source| source.module == module).unwrap().code;
-        assert!(code.contains(&format!("impl fmt::Debug for {name} ")), "{module}::{name} has no Debug of its own");
+        assert!(
+            code.contains(&format!("impl fmt::Debug for {name} ")),
+            "{module}::{name} has no Debug of its own"
+        );
     }
     for source in sources() {
         for (at, _) in source.code.match_indices("derive(") {
@@ -218,7 +248,11 @@ fn no_type_that_holds_a_secret_or_a_token_derives_debug() {
             }
             let body = rest[end..].split("\n}").next().unwrap();
             for raw in ["Zeroizing<", "SecretString", "SecretSlice"] {
-                assert!(!body.contains(raw), "{}: a type that derives Debug holds a {raw}", source.path.display());
+                assert!(
+                    !body.contains(raw),
+                    "{}: a type that derives Debug holds a {raw}",
+                    source.path.display()
+                );
             }
         }
     }
