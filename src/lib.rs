@@ -1,8 +1,12 @@
 //! bloom-agent: see the README. (The map follows.)
 pub mod access;
+//AUDIT
 pub mod clock;
+//DEV
 pub mod failure;
 pub mod limits;
+pub mod log;
+pub mod metrics;
 pub mod oauth2;
 pub mod source;
 pub mod obtain;
