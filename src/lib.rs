@@ -1,6 +1,6 @@
 //! bloom-agent: see the README. (The map follows.)
 pub mod access;
-//AUDIT
+pub mod audit;
 pub mod clock;
 //DEV
 pub mod failure;

@@ -26,6 +26,7 @@ use tonic::Code;
 
 use crate::{
     access::Verb,
+    audit::verb_word,
     clock::WallTime,
     failure::FailureKind,
     log::{DroppedLines, Panics},
@@ -117,14 +118,7 @@ const CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
-const VERBS: [(Verb, &str); 6] = [
-    (Verb::Get, "get"),
-    (Verb::Watch, "watch"),
-    (Verb::List, "list"),
-    (Verb::Report, "report"),
-    (Verb::Health, "health"),
-    (Verb::Admin, "admin"),
-];
+const VERBS: [Verb; 6] = [Verb::Get, Verb::Watch, Verb::List, Verb::Report, Verb::Health, Verb::Admin];
 
 const OUTCOMES: [&str; 5] = ["success", "unreachable", "provider_error", "refused", "secret_unreadable"];
 
@@ -207,7 +201,7 @@ impl Metrics {
 
     /// Counts a denial.
     pub fn denied(&self, verb: Verb) {
-        if let Some(index) = VERBS.iter().position(|(of, _)| *of == verb)
+        if let Some(index) = VERBS.iter().position(|of| *of == verb)
             && let Some(cell) = self.cells.denied.get(index)
         {
             cell.fetch_add(1, Relaxed);
@@ -367,8 +361,8 @@ impl Collector for Cells {
         }
 
         let mut denied = family(encoder, "denied", "Calls denied, by what was asked for.", None, Counter)?;
-        for ((_, verb), cell) in VERBS.iter().zip(&self.denied) {
-            denied.counter(&[("verb", verb)], cell.load(Relaxed))?;
+        for (verb, cell) in VERBS.iter().zip(&self.denied) {
+            denied.counter(&[("verb", verb_word(*verb))], cell.load(Relaxed))?;
         }
 
         let help = "Log lines that were dropped because nobody read them.";
