@@ -2,7 +2,7 @@
 pub mod access;
 pub mod audit;
 pub mod clock;
-//DEV
+pub mod dev_issuer;
 pub mod failure;
 pub mod limits;
 pub mod log;
