@@ -34,3 +34,36 @@
 //!
 //! *Refresh*: sleep until the machine says so ([`refresh`]) → read the secret → build the request (pure) → one POST →
 //! read the response (pure) → publish, or note the failure with the old token still served.
+
+pub mod access;
+pub mod audit;
+pub mod cli;
+pub mod client;
+pub mod clock;
+pub mod config;
+pub mod daemon;
+pub mod dev_issuer;
+pub mod exit;
+pub mod failure;
+pub mod files;
+pub mod hardening;
+pub mod http;
+pub mod limits;
+pub mod locked;
+pub mod log;
+pub mod metrics;
+pub mod names;
+pub mod oauth2;
+pub mod obtain;
+pub mod pb;
+pub mod peer;
+pub mod refresh;
+pub mod rotator;
+pub mod secret;
+pub mod server;
+pub mod service;
+pub mod source;
+pub mod store;
+pub mod timer;
+pub mod token;
+pub mod wiping;

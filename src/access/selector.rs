@@ -9,5 +9,15 @@ pub struct SelectorFault;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Term;
 /// stub
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnitName;
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnitName(Box<str>);
+impl UnitName {
+    /// stub
+    pub fn parse(text: &str) -> Result<Self, ()> {
+        Ok(Self(text.into()))
+    }
+    /// stub
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}

@@ -1,0 +1,160 @@
+use std::sync::mpsc;
+
+use tracing::dispatcher::with_default;
+
+use super::*;
+use crate::clock::{Now, Timestamp, WallTime};
+
+struct At(i64);
+
+impl Clock for At {
+    fn now(&self) -> Now {
+        Now { boot: Timestamp::default(), wall: WallTime::from_unix_millis(self.0) }
+    }
+}
+
+fn clock() -> Arc<dyn Clock> {
+    Arc::new(At(1_795_356_300_999))
+}
+
+fn lines(level: Level, format: Format, events: impl FnOnce()) -> String {
+    let (dispatch, captured) = captured(LogConfig { level, format }, clock());
+    with_default(&dispatch, events);
+    captured.text()
+}
+
+#[test]
+fn a_text_line_says_when_how_bad_who_and_what() {
+    let text = lines(Level::INFO, Format::Text, || {
+        let absent: Option<&str> = None;
+        tracing::info!(
+            target: "bloom_agent::x", profile = "bloom", n = 3u64, neg = -1, ok = true, empty = "", absent,
+            said = "a \"b\" =c", shown = %"d\ne", debug = ?"f", "the message: {}", "x\u{1b}[2J"
+        );
+    });
+    assert_eq!(
+        text,
+        "2026-11-22T14:05:00Z INFO bloom_agent::x: the message: x\\u{1b}[2J profile=bloom n=3 neg=-1 ok=true \
+         empty=\"\" said=\"a \\\"b\\\" =c\" shown=d\\ne debug=\"\\\"f\\\"\"\n"
+    );
+}
+
+#[test]
+fn a_json_line_is_one_object() {
+    let text = lines(Level::INFO, Format::Json, || {
+        tracing::warn!(target: "bloom_agent", profile = "bl\noom", n = 3u64, ok = false, "a \"message\"\n");
+    });
+    assert_eq!(
+        text,
+        "{\"time\":\"2026-11-22T14:05:00Z\",\"level\":\"WARN\",\"target\":\"bloom_agent\",\
+         \"message\":\"a \\\"message\\\"\\n\",\"profile\":\"bl\\noom\",\"n\":3,\"ok\":false}\n"
+    );
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap()["profile"], "bl\noom");
+}
+
+#[test]
+fn nothing_of_another_crate_passes_at_any_level() {
+    let text = lines(Level::TRACE, Format::Text, || {
+        tracing::error!(target: "hyper::proto", "canary");
+        tracing::error!(target: "h2", "canary");
+        tracing::trace!(target: "reqwest::connect", "canary");
+        tracing::warn!(target: "rustls", "canary");
+        tracing::info!(target: "tonic::transport", "canary");
+        tracing::info!(target: "bloom_agent_other", "canary");
+        tracing::info!(target: "bloom_agentx::y", "canary");
+        tracing::info!(target: "", "canary");
+        tracing::trace!(target: "bloom_agent::ours", "passes");
+        tracing::trace!(target: "bloom_agent_cli", "passes");
+        tracing::trace!("this module's own target passes");
+    });
+    assert!(!text.contains("canary"), "{text}");
+    assert_eq!(text.lines().count(), 3, "{text}");
+}
+
+#[test]
+fn the_fields_of_a_span_are_not_written() {
+    let text = lines(Level::TRACE, Format::Text, || {
+        let _span = tracing::info_span!(target: "bloom_agent::x", "canary", canary = "canary").entered();
+        tracing::info!(target: "bloom_agent::x", "inside");
+    });
+    assert_eq!(text, "2026-11-22T14:05:00Z INFO bloom_agent::x: inside\n");
+}
+
+#[test]
+fn a_level_silences_what_is_below_it_but_never_the_audit() {
+    let text = lines(Level::ERROR, Format::Text, || {
+        tracing::error!(target: "bloom_agent::x", "one");
+        tracing::warn!(target: "bloom_agent::x", "canary");
+        tracing::info!(target: AUDIT_TARGET, "two");
+    });
+    assert!(text.contains("one") && text.contains("two") && !text.contains("canary"), "{text}");
+}
+
+/// Gives each write to a channel.
+struct Channel(mpsc::Sender<String>);
+
+impl Write for Channel {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.send(String::from_utf8_lossy(bytes).into_owned()).map_err(io::Error::other)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn level_and_format_change_while_it_runs() {
+    let (sender, written) = mpsc::channel();
+    let (log, dispatch) = build(LogConfig::default(), clock(), Channel(sender)).unwrap();
+    let event = || tracing::debug!(target: "bloom_agent::x", "seen");
+    with_default(&dispatch, || {
+        event();
+        log.set(LogConfig { level: Level::DEBUG, format: Format::Json });
+        event();
+        log.set(LogConfig { level: Level::DEBUG, format: Format::Text });
+        event();
+        log.set(LogConfig::default());
+        event();
+    });
+    assert_eq!(log.flush(Duration::from_secs(30)), Flushed::All);
+    let written: Vec<_> = written.try_iter().collect();
+    assert_eq!(written.len(), 2, "{written:?}");
+    assert!(written[0].starts_with('{') && written[1].starts_with("2026"), "{written:?}");
+}
+
+#[test]
+fn every_config_survives_the_switch() {
+    for level in [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE] {
+        for format in [Format::Text, Format::Json] {
+            let config = LogConfig { level, format };
+            assert_eq!(Switch::new(config).get(), config);
+        }
+    }
+}
+
+#[test]
+fn dropping_the_log_writes_what_is_left() {
+    let (sender, written) = mpsc::channel();
+    let (log, dispatch) = build(LogConfig::default(), clock(), Channel(sender)).unwrap();
+    with_default(&dispatch, || {
+        for n in 0..100 {
+            tracing::info!(target: "bloom_agent::x", n, "line");
+        }
+    });
+    drop(log);
+    assert_eq!(written.try_iter().count(), 100);
+}
+
+#[test]
+fn a_panic_is_reported_by_its_place_and_counted() {
+    let panics = Panics::default();
+    let text = lines(Level::ERROR, Format::Text, || {
+        report_panic(&panics, Some(panic::Location::caller()));
+        report_panic(&panics, None);
+    });
+    assert_eq!(panics.count(), 2);
+    assert!(text.contains("place=src/log/tests.rs:"), "{text}");
+    assert!(text.contains("place=\"an unknown place\""), "{text}");
+}

@@ -1,0 +1,537 @@
+//! What an operator's monitoring reads: counters and gauges, and their OpenMetrics text.
+//!
+//! - No caller is in any label, and every label has a bounded set of values: methods and codes are closed sets, profiles
+//!   are those of the running config, everything else is a word of the code (`&'static str`).
+//! - Counting a call is one atomic add: no lock, no hash, no allocation.
+//! - The text is sorted, so that two scrapes of the same state are the same bytes.
+//! - `build_info` is a gauge: node_exporter's textfile collector refuses a file with the type `info`, which the Prometheus
+//!   text format does not have.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, text},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    registry::{Registry, Unit},
+};
+use tonic::Code;
+
+use crate::{
+    access::Verb,
+    audit::verb_word,
+    clock::WallTime,
+    failure::FailureKind,
+    log::{DroppedLines, Panics},
+    token::ProfileName,
+};
+
+/// The gRPC methods that are counted by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// TokenService.GetToken.
+    GetToken,
+    /// TokenService.WatchToken.
+    WatchToken,
+    /// TokenService.ListTokens.
+    ListTokens,
+    /// TokenService.ReportRejected.
+    ReportRejected,
+    /// AdminService.RefreshToken.
+    RefreshToken,
+    /// AdminService.Reload.
+    Reload,
+    /// AdminService.GetStatus.
+    GetStatus,
+    /// AdminService.GetMetrics.
+    GetMetrics,
+    /// grpc.health.v1.Health/Check.
+    HealthCheck,
+    /// grpc.health.v1.Health/List.
+    HealthList,
+    /// grpc.health.v1.Health/Watch.
+    HealthWatch,
+    /// ServerReflectionInfo, v1 and v1alpha.
+    Reflection,
+    /// Every path that is none of these: a stranger chooses it, so it is never a label.
+    Unknown,
+}
+
+impl Method {
+    const ALL: [(Self, &'static str, &'static [&'static str]); 13] = [
+        (Self::GetToken, "GetToken", &["/bloom.agent.v1.TokenService/GetToken"]),
+        (Self::WatchToken, "WatchToken", &["/bloom.agent.v1.TokenService/WatchToken"]),
+        (Self::ListTokens, "ListTokens", &["/bloom.agent.v1.TokenService/ListTokens"]),
+        (Self::ReportRejected, "ReportRejected", &["/bloom.agent.v1.TokenService/ReportRejected"]),
+        (Self::RefreshToken, "RefreshToken", &["/bloom.agent.v1.AdminService/RefreshToken"]),
+        (Self::Reload, "Reload", &["/bloom.agent.v1.AdminService/Reload"]),
+        (Self::GetStatus, "GetStatus", &["/bloom.agent.v1.AdminService/GetStatus"]),
+        (Self::GetMetrics, "GetMetrics", &["/bloom.agent.v1.AdminService/GetMetrics"]),
+        (Self::HealthCheck, "HealthCheck", &["/grpc.health.v1.Health/Check"]),
+        (Self::HealthList, "HealthList", &["/grpc.health.v1.Health/List"]),
+        (Self::HealthWatch, "HealthWatch", &["/grpc.health.v1.Health/Watch"]),
+        (
+            Self::Reflection,
+            "ServerReflectionInfo",
+            &[
+                "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+                "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+            ],
+        ),
+        (Self::Unknown, "unknown", &[]),
+    ];
+
+    /// The method of an HTTP/2 `:path`.
+    pub fn of_path(path: &str) -> Self {
+        Self::ALL
+            .iter()
+            .find(|(_, _, paths)| paths.contains(&path))
+            .map_or(Self::Unknown, |(method, _, _)| *method)
+    }
+}
+
+/// The 17 codes by number, as the gRPC specification writes them.
+const CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+const VERBS: [Verb; 6] = [Verb::Get, Verb::Watch, Verb::List, Verb::Report, Verb::Health, Verb::Admin];
+
+const OUTCOMES: [&str; 5] = ["success", "unreachable", "provider_error", "refused", "secret_unreadable"];
+
+/// All metrics of one agent. It is passed about in an [`Arc`].
+pub struct Metrics {
+    cells: Arc<Cells>,
+    registry: Registry,
+}
+
+/// The numbers themselves: what the registry collects from.
+#[derive(Debug)]
+struct Cells {
+    calls: [[AtomicU64; CODES.len()]; Method::ALL.len()],
+    denied: [AtomicU64; VERBS.len()],
+    connections: AtomicI64,
+    watches: AtomicI64,
+    profiles: Mutex<BTreeMap<ProfileName, Arc<ProfileMetrics>>>,
+    degraded: Mutex<BTreeMap<&'static str, u32>>,
+    dropped_lines: DroppedLines,
+    panics: Panics,
+    version: &'static str,
+}
+
+/// The numbers of one profile: what its rotator counts on. Counting goes on unseen when the profile is gone.
+#[derive(Debug, Default)]
+pub struct ProfileMetrics {
+    /// Seconds since 1970; 0: no token yet.
+    expiry: AtomicI64,
+    refreshes: [AtomicU64; OUTCOMES.len()],
+    requests: AtomicU64,
+    deviations: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+/// What is counted while it is open: dropping it counts it out.
+#[derive(Debug)]
+#[must_use = "it is counted out when this is dropped"]
+pub struct Open {
+    cells: Arc<Cells>,
+    gauge: fn(&Cells) -> &AtomicI64,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        (self.gauge)(&self.cells).fetch_sub(1, Relaxed);
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Metrics {
+    /// Everything at zero. `dropped_lines` and `panics` are counted by [`crate::log`] and read at each scrape.
+    pub fn new(version: &'static str, dropped_lines: DroppedLines, panics: Panics) -> Arc<Self> {
+        let cells = Arc::new(Cells {
+            calls: Default::default(),
+            denied: Default::default(),
+            connections: AtomicI64::new(0),
+            watches: AtomicI64::new(0),
+            profiles: Mutex::default(),
+            degraded: Mutex::default(),
+            dropped_lines,
+            panics,
+            version,
+        });
+        let mut registry = Registry::with_prefix("bloom_agent");
+        registry.register_collector(Box::new(Arc::clone(&cells)));
+        Arc::new(Self { cells, registry })
+    }
+
+    /// Counts a call that was answered: one atomic add.
+    pub fn call(&self, method: Method, code: Code) {
+        let row = self.cells.calls.get(method as usize);
+        if let Some(cell) = row.and_then(|row| row.get(usize::try_from(code as i32).unwrap_or(2))) {
+            cell.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Counts a denial.
+    pub fn denied(&self, verb: Verb) {
+        if let Some(index) = VERBS.iter().position(|of| *of == verb)
+            && let Some(cell) = self.cells.denied.get(index)
+        {
+            cell.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Counts a connection in.
+    pub fn connection(&self) -> Open {
+        self.open(|cells| &cells.connections)
+    }
+
+    /// Counts a WatchToken stream or a health watch in.
+    pub fn watch(&self) -> Open {
+        self.open(|cells| &cells.watches)
+    }
+
+    fn open(&self, gauge: fn(&Cells) -> &AtomicI64) -> Open {
+        gauge(&self.cells).fetch_add(1, Relaxed);
+        Open { cells: Arc::clone(&self.cells), gauge }
+    }
+
+    /// Open connections now.
+    pub fn connections(&self) -> u32 {
+        u32::try_from(self.cells.connections.load(Relaxed)).unwrap_or(0)
+    }
+
+    /// Open watches now.
+    pub fn watches(&self) -> u32 {
+        u32::try_from(self.cells.watches.load(Relaxed)).unwrap_or(0)
+    }
+
+    /// Says which profiles there are, at start and at each reload: new ones begin at zero, those that stay keep their
+    /// numbers, the others vanish.
+    pub fn set_profiles<'a>(&self, names: impl IntoIterator<Item = &'a ProfileName>) {
+        let mut profiles = lock(&self.cells.profiles);
+        let mut before = std::mem::take(&mut *profiles);
+        for name in names {
+            let numbers = before.remove(name).unwrap_or_default();
+            profiles.insert(name.clone(), numbers);
+        }
+    }
+
+    /// The numbers of one profile, for its rotator to keep. A name that [`Self::set_profiles`] did not say is counted
+    /// where nobody looks.
+    pub fn profile(&self, name: &ProfileName) -> Arc<ProfileMetrics> {
+        lock(&self.cells.profiles).get(name).map_or_else(Arc::default, Arc::clone)
+    }
+
+    /// Says that the agent must do without `what` on this host: a short word such as `mlock`.
+    pub fn degrade(&self, what: &'static str) {
+        lock(&self.cells.degraded).insert(what, 1);
+    }
+
+    /// Says that `what` is there. The series stays, at 0.
+    pub fn restore(&self, what: &'static str) {
+        lock(&self.cells.degraded).insert(what, 0);
+    }
+
+    /// The OpenMetrics text, sorted, ending in `# EOF` and a newline.
+    pub fn text(&self) -> String {
+        let mut text = String::with_capacity(4096);
+        match text::encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            // Writing to a String cannot fail; a text that was cut off would be worse than an empty one.
+            Err(fmt::Error) => "# EOF\n".to_owned(),
+        }
+    }
+}
+
+impl ProfileMetrics {
+    /// Counts an attempt that ended, and the token requests that it took.
+    pub fn attempt(&self, outcome: Result<(), FailureKind>, requests: u32) {
+        let [success, unreachable, provider_error, refused, secret_unreadable] = &self.refreshes;
+        let cell = match outcome {
+            Ok(()) => success,
+            Err(FailureKind::Unreachable) => unreachable,
+            Err(FailureKind::ProviderError) => provider_error,
+            Err(FailureKind::Refused) => refused,
+            Err(FailureKind::SecretUnreadable) => secret_unreadable,
+        };
+        cell.fetch_add(1, Relaxed);
+        self.requests.fetch_add(u64::from(requests), Relaxed);
+    }
+
+    /// Says when the token that is served expires; `None` when one was withdrawn. An expired token's time stays, so that
+    /// an alert on it keeps firing.
+    pub fn token_expires(&self, at: Option<WallTime>) {
+        self.expiry.store(at.map_or(0, |at| at.unix_millis().div_euclid(1000)), Relaxed);
+    }
+
+    /// Counts an answer that was taken although it departs from the RFC in the way `kind` says.
+    pub fn deviation(&self, kind: &'static str) {
+        *lock(&self.deviations).entry(kind).or_default() += 1;
+    }
+}
+
+/// A panic while one of these was held leaves a map of numbers that is as good as before.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+type Label<'a> = (&'static str, &'a str);
+
+/// One metric family as it is written.
+struct Family<'a> {
+    metric: MetricEncoder<'a>,
+}
+
+impl Family<'_> {
+    fn counter(&mut self, labels: &[Label<'_>], value: u64) -> fmt::Result {
+        ConstCounter::new(value).encode(self.metric.encode_family(&labels)?)
+    }
+
+    fn gauge(&mut self, labels: &[Label<'_>], value: i64) -> fmt::Result {
+        ConstGauge::new(value).encode(self.metric.encode_family(&labels)?)
+    }
+}
+
+fn family<'a>(
+    encoder: &'a mut DescriptorEncoder<'_>,
+    name: &'a str,
+    help: &str,
+    unit: Option<&'a Unit>,
+    kind: MetricType,
+) -> Result<Family<'a>, fmt::Error> {
+    Ok(Family { metric: encoder.encode_descriptor(name, help, unit, kind)? })
+}
+
+impl Collector for Cells {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        use MetricType::{Counter, Gauge};
+
+        let encoder = &mut encoder;
+        family(encoder, "build_info", "The version that runs; always 1.", None, Gauge)?
+            .gauge(&[("version", self.version)], 1)?;
+
+        let mut calls = family(encoder, "calls", "Calls answered, by gRPC method and status.", None, Counter)?;
+        for ((method, label, _), row) in Method::ALL.iter().zip(&self.calls) {
+            for (code, cell) in CODES.iter().zip(row) {
+                let value = cell.load(Relaxed);
+                // A series that begins at 0 can be seen to rise; 17 of them for each method would drown it.
+                if value > 0 || (*code == "OK" && *method != Method::Unknown) {
+                    calls.counter(&[("method", label), ("code", code)], value)?;
+                }
+            }
+        }
+
+        scalar(encoder, "connections", "Open connections.", self.connections.load(Relaxed))?;
+
+        let degraded = lock(&self.degraded).clone();
+        if !degraded.is_empty() {
+            let help = "What the agent must do without on this host: 1 while it does.";
+            let mut family = family(encoder, "degraded", help, None, Gauge)?;
+            for (what, value) in &degraded {
+                family.gauge(&[("what", what)], i64::from(*value))?;
+            }
+        }
+
+        let mut denied = family(encoder, "denied", "Calls denied, by what was asked for.", None, Counter)?;
+        for (verb, cell) in VERBS.iter().zip(&self.denied) {
+            denied.counter(&[("verb", verb_word(*verb))], cell.load(Relaxed))?;
+        }
+
+        let help = "Log lines that were dropped because nobody read them.";
+        total(encoder, "log_lines_dropped", help, self.dropped_lines.count())?;
+        total(encoder, "panics", "Panics: each is a fault of the agent.", self.panics.count())?;
+
+        let profiles = lock(&self.profiles).clone();
+        if !profiles.is_empty() {
+            encode_profiles(encoder, &profiles)?;
+        }
+
+        let help = "Open WatchToken streams and health watches.";
+        scalar(encoder, "watches", help, self.watches.load(Relaxed))
+    }
+}
+
+fn encode_profiles(
+    encoder: &mut DescriptorEncoder<'_>,
+    profiles: &BTreeMap<ProfileName, Arc<ProfileMetrics>>,
+) -> fmt::Result {
+    use MetricType::{Counter, Gauge};
+
+    let deviations: Vec<_> = profiles
+        .iter()
+        .flat_map(|(name, numbers)| {
+            lock(&numbers.deviations).iter().map(|(kind, count)| (name, *kind, *count)).collect::<Vec<_>>()
+        })
+        .collect();
+    if !deviations.is_empty() {
+        let help = "Answers taken although they depart from the RFC.";
+        let mut family = family(encoder, "provider_deviations", help, None, Counter)?;
+        for (name, kind, count) in deviations {
+            family.counter(&[("profile", name.as_str()), ("kind", kind)], count)?;
+        }
+    }
+
+    let mut refreshes = family(encoder, "refreshes", "Attempts to get a token, by outcome.", None, Counter)?;
+    for (name, numbers) in profiles {
+        for (outcome, cell) in OUTCOMES.iter().zip(&numbers.refreshes) {
+            refreshes.counter(&[("profile", name.as_str()), ("outcome", outcome)], cell.load(Relaxed))?;
+        }
+    }
+
+    let seconds = Unit::Seconds;
+    let help = "When the token expires, in seconds since 1970; 0 without a token.";
+    let mut expiry = family(encoder, "token_expiry_timestamp", help, Some(&seconds), Gauge)?;
+    for (name, numbers) in profiles {
+        expiry.gauge(&[("profile", name.as_str())], numbers.expiry.load(Relaxed))?;
+    }
+
+    let mut requests = family(encoder, "token_requests", "Token requests sent.", None, Counter)?;
+    for (name, numbers) in profiles {
+        requests.counter(&[("profile", name.as_str())], numbers.requests.load(Relaxed))?;
+    }
+    Ok(())
+}
+
+fn scalar(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: i64) -> fmt::Result {
+    ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
+}
+
+fn total(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    ConstCounter::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metrics() -> Arc<Metrics> {
+        Metrics::new("1.2.3", DroppedLines::default(), Panics::default())
+    }
+
+    fn name(text: &str) -> ProfileName {
+        ProfileName::parse(text).unwrap()
+    }
+
+    #[test]
+    fn the_whole_text_is_as_documented() {
+        let (dropped, panics) = (DroppedLines::default(), Panics::default());
+        let metrics = Metrics::new("1.2.3", dropped.clone(), panics.clone());
+        metrics.set_profiles(&[name("partner"), name("bloom")]);
+        metrics.call(Method::GetToken, Code::Ok);
+        metrics.call(Method::GetToken, Code::Ok);
+        metrics.call(Method::GetToken, Code::PermissionDenied);
+        metrics.call(Method::of_path("/evil\"} 1\n/x"), Code::Unimplemented);
+        metrics.denied(Verb::Get);
+        metrics.degrade("mlock");
+        metrics.degrade("pidfd");
+        metrics.restore("pidfd");
+        let bloom = metrics.profile(&name("bloom"));
+        bloom.attempt(Ok(()), 2);
+        bloom.attempt(Err(FailureKind::SecretUnreadable), 0);
+        bloom.token_expires(Some(WallTime::from_unix_millis(1_795_356_300_999)));
+        bloom.deviation("expires_in_string");
+        dropped.add(3);
+        panics.add();
+        let _connection = metrics.connection();
+        let _watch = metrics.watch();
+        drop(metrics.watch());
+        assert_eq!(metrics.text(), include_str!("metrics/expected.txt"));
+    }
+
+    #[test]
+    fn a_profile_that_is_gone_vanishes_and_one_that_stays_keeps_its_numbers() {
+        let metrics = metrics();
+        metrics.set_profiles(&[name("bloom"), name("partner")]);
+        metrics.profile(&name("bloom")).attempt(Ok(()), 1);
+        let gone = metrics.profile(&name("partner"));
+        metrics.set_profiles(&[name("bloom"), name("blooma")]);
+        gone.attempt(Ok(()), 1);
+        let text = metrics.text();
+        assert!(!text.contains("partner"), "{text}");
+        assert!(text.contains("bloom_agent_token_requests_total{profile=\"bloom\"} 1\n"), "{text}");
+        assert!(text.contains("bloom_agent_token_requests_total{profile=\"blooma\"} 0\n"), "{text}");
+    }
+
+    #[test]
+    fn every_method_and_code_has_its_own_cell() {
+        let metrics = metrics();
+        for (index, (method, name, paths)) in Method::ALL.iter().enumerate() {
+            assert_eq!(*method as usize, index, "{name}");
+            assert!(paths.iter().all(|path| Method::of_path(path) == *method), "{name}");
+            for code in 0..17 {
+                metrics.call(*method, Code::from_i32(code));
+            }
+        }
+        let text = metrics.text();
+        let calls = text.lines().filter(|line| line.starts_with("bloom_agent_calls_total{"));
+        assert_eq!(calls.clone().count(), Method::ALL.len() * CODES.len());
+        assert!(calls.clone().all(|line| line.ends_with(" 1")), "{text}");
+        // The names are the specification's: those of tonic's enum, in another spelling.
+        for (code, name) in CODES.iter().enumerate() {
+            let camel = format!("{:?}", Code::from_i32(i32::try_from(code).unwrap()));
+            assert_eq!(camel.to_uppercase(), name.replace('_', ""), "{code}");
+        }
+    }
+
+    #[test]
+    fn what_is_open_is_counted_until_it_is_dropped() {
+        let metrics = metrics();
+        let open = [metrics.connection(), metrics.connection()];
+        let watch = metrics.watch();
+        assert_eq!((metrics.connections(), metrics.watches()), (2, 1));
+        drop(open);
+        drop(watch);
+        assert_eq!((metrics.connections(), metrics.watches()), (0, 0));
+    }
+
+    #[test]
+    fn a_withdrawn_token_has_no_expiry() {
+        let metrics = metrics();
+        metrics.set_profiles(&[name("bloom")]);
+        let bloom = metrics.profile(&name("bloom"));
+        bloom.token_expires(Some(WallTime::from_unix_millis(5_000)));
+        bloom.token_expires(None);
+        let line = "bloom_agent_token_expiry_timestamp_seconds{profile=\"bloom\"} 0\n";
+        assert!(metrics.text().contains(line));
+    }
+
+    /// The types that node_exporter's parser (prometheus/common/expfmt) knows.
+    #[test]
+    fn every_type_is_one_of_the_prometheus_text_format() {
+        let metrics = metrics();
+        metrics.set_profiles(&[name("bloom")]);
+        let text = metrics.text();
+        for line in text.lines().filter(|line| line.starts_with("# TYPE")) {
+            assert!(line.ends_with(" counter") || line.ends_with(" gauge"), "{line}");
+        }
+        assert!(text.ends_with("\n# EOF\n"));
+    }
+}
