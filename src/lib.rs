@@ -7,6 +7,8 @@ pub mod oauth2;
 pub mod source;
 pub mod obtain;
 pub mod pb;
+pub mod peer;
 pub mod secret;
+pub mod server;
 pub mod store;
 pub mod token;

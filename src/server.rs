@@ -1,0 +1,4 @@
+//! x
+pub mod bind;
+pub mod timeout;
+mod wire;
