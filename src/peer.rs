@@ -102,7 +102,9 @@ mod tests {
     #[test]
     fn ids_and_group_sets_of_every_size_are_exact() {
         if !nix::unistd::geteuid().is_root() {
-            eprintln!("SKIPPED: ids_and_group_sets_of_every_size_are_exact: it must be root to take other ids");
+            eprintln!(
+                "SKIPPED: ids_and_group_sets_of_every_size_are_exact: it must be root to take other ids"
+            );
             return;
         }
         // In /tmp, so that the other uid can reach it.

@@ -47,7 +47,9 @@ impl Exceeded {
     /// by its holder.
     pub const fn retry_after(self) -> Duration {
         match self {
-            Self::ConnectionsTotal | Self::Connections | Self::ConnectRate | Self::Calls => Duration::from_secs(1),
+            Self::ConnectionsTotal | Self::Connections | Self::ConnectRate | Self::Calls => {
+                Duration::from_secs(1)
+            }
             Self::Watches => Duration::from_secs(10),
         }
     }
@@ -126,7 +128,8 @@ impl Ledger {
         if entry.connections >= limits.connections {
             return Err(Exceeded::Connections);
         }
-        entry.full_at = charged(entry.full_at, limits.connects_per_second, now).ok_or(Exceeded::ConnectRate)?;
+        entry.full_at =
+            charged(entry.full_at, limits.connects_per_second, now).ok_or(Exceeded::ConnectRate)?;
         entry.connections += 1;
         self.totals.connections += 1;
         Ok(())
@@ -288,7 +291,8 @@ mod tests {
 
     #[test]
     fn the_connect_rate_has_a_burst_of_two_seconds() {
-        let limits = Limits { connections: 10_000, connections_total: 10_000, connects_per_second: 200, ..small() };
+        let limits =
+            Limits { connections: 10_000, connections_total: 10_000, connects_per_second: 200, ..small() };
         let mut book = Ledger::new(limits);
         let burst = (0..1000).filter(|_| book.connect(ALICE, at(0)).is_ok()).count();
         assert_eq!(burst, 400);
@@ -347,7 +351,8 @@ mod tests {
 
     #[test]
     fn a_bucket_is_not_forgotten_before_it_is_full() {
-        let mut book = Ledger::new(Limits { connections_total: 1_000_000, connects_per_second: 1, ..small() });
+        let mut book =
+            Ledger::new(Limits { connections_total: 1_000_000, connects_per_second: 1, ..small() });
         for _ in 0..2 {
             assert_eq!(book.connect(ALICE, at(0)), Ok(()));
             book.disconnect(ALICE);

@@ -12,10 +12,7 @@ use std::{
     io,
     os::{
         fd::{AsRawFd as _, OwnedFd},
-        unix::{
-            ffi::OsStrExt as _,
-            net::UnixListener,
-        },
+        unix::{ffi::OsStrExt as _, net::UnixListener},
     },
     path::{Path, PathBuf},
 };
@@ -24,7 +21,9 @@ use nix::{
     errno::Errno,
     fcntl::{AtFlags, Flock, FlockArg, OFlag, open, openat},
     sys::{
-        socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind as bind_to, connect, listen, socket},
+        socket::{
+            AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind as bind_to, connect, listen, socket,
+        },
         stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmod, fchmodat, fstat, fstatat},
     },
     unistd::{Gid, UnlinkatFlags, fchownat, geteuid, unlinkat},
@@ -46,7 +45,9 @@ pub enum BindFault {
         path: PathBuf,
     },
     /// The path does not fit into a socket address.
-    #[error("cannot bind the socket {path:?}\nits path has {length} bytes, and a socket's can have 107\nchoose a shorter one")]
+    #[error(
+        "cannot bind the socket {path:?}\nits path has {length} bytes, and a socket's can have 107\nchoose a shorter one"
+    )]
     TooLong {
         /// As it was given.
         path: PathBuf,
@@ -88,7 +89,9 @@ pub enum BindFault {
         mode: u32,
     },
     /// Another agent serves, or is about to serve, this path.
-    #[error("cannot bind the socket {path:?}\nanother agent runs there\nstop it, or give this one another path")]
+    #[error(
+        "cannot bind the socket {path:?}\nanother agent runs there\nstop it, or give this one another path"
+    )]
     InUse {
         /// The socket.
         path: PathBuf,
@@ -118,7 +121,9 @@ pub enum BindFault {
         error: Errno,
     },
     /// Anything else that the system refuses.
-    #[error("cannot bind the socket {path:?}\nit failed to {step}: {error}\nlook at the directory and at what confines the agent")]
+    #[error(
+        "cannot bind the socket {path:?}\nit failed to {step}: {error}\nlook at the directory and at what confines the agent"
+    )]
     System {
         /// The socket.
         path: PathBuf,
@@ -201,7 +206,8 @@ pub fn bind(address: Address<'_>) -> Result<Bound, BindFault> {
     if length > LONGEST_PATH {
         return Err(BindFault::TooLong { path: path.to_owned(), length });
     }
-    let system = |step| move |error: Errno| BindFault::System { path: path.to_owned(), step, error: error.into() };
+    let system =
+        |step| move |error: Errno| BindFault::System { path: path.to_owned(), step, error: error.into() };
 
     let directory = open_directory(directory_path)?;
     let lock = lock(&directory, name, path)?;
@@ -209,7 +215,8 @@ pub fn bind(address: Address<'_>) -> Result<Bound, BindFault> {
     place.clear(path)?;
 
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None).map_err(system("make a socket"))?;
+    let socket =
+        socket(AddressFamily::Unix, SockType::Stream, flags, None).map_err(system("make a socket"))?;
     // The file gets the mode of the socket's own inode less the umask (Linux: unix_bind_bsd), so no umask has to be
     // changed, which would be the whole process's.
     fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR).map_err(system("close the socket to others"))?;
@@ -270,9 +277,8 @@ impl Place {
 
     /// Removes what an agent left that died, and nothing else.
     fn clear(&self, path: &Path) -> Result<(), BindFault> {
-        let fault = |step| {
-            move |error: Errno| BindFault::System { path: path.to_owned(), step, error: error.into() }
-        };
+        let fault =
+            |step| move |error: Errno| BindFault::System { path: path.to_owned(), step, error: error.into() };
         let found = match self.stat() {
             Ok(found) => found,
             Err(Errno::ENOENT) => return Ok(()),
@@ -291,7 +297,9 @@ impl Place {
                     .map_err(fault("remove the dead socket"))
             }
             // A full queue (EAGAIN) is somebody's queue; EPROTOTYPE is a datagram socket that somebody holds.
-            Ok(()) | Err(Errno::EAGAIN | Errno::EPROTOTYPE) => Err(BindFault::InUse { path: path.to_owned() }),
+            Ok(()) | Err(Errno::EAGAIN | Errno::EPROTOTYPE) => {
+                Err(BindFault::InUse { path: path.to_owned() })
+            }
             Err(error) => Err(fault("ask the socket that is there")(error)),
         }
     }
@@ -367,7 +375,8 @@ mod tests {
         // What bind() relies on, whatever the umask of the moment.
         let dir = directory();
         let path = dir.path().join("s");
-        let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+        let fd =
+            socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
         fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR).expect("fchmod");
         bind_to(fd.as_raw_fd(), &UnixAddr::new(&path).expect("an address")).expect("binds");
         assert_eq!(fs::symlink_metadata(&path).expect("is there").permissions().mode() & 0o177, 0);
@@ -387,7 +396,10 @@ mod tests {
             }
             Err(fault) => {
                 assert!(!geteuid().is_root(), "{fault}");
-                assert!(matches!(fault, BindFault::Group { error: Errno::EPERM | Errno::EINVAL, .. }), "{fault}");
+                assert!(
+                    matches!(fault, BindFault::Group { error: Errno::EPERM | Errno::EINVAL, .. }),
+                    "{fault}"
+                );
             }
         }
         assert!(!path.exists());
@@ -412,7 +424,10 @@ mod tests {
         for mode in [0o720, 0o702, 0o777, 0o1777] {
             chmod(dir.path(), mode);
             let fault = bind(at(&dir.path().join("s"))).expect_err("refused");
-            assert!(matches!(fault, BindFault::DirectoryMode { mode: found, .. } if found == mode), "{fault}");
+            assert!(
+                matches!(fault, BindFault::DirectoryMode { mode: found, .. } if found == mode),
+                "{fault}"
+            );
         }
         chmod(dir.path(), 0o755);
         assert!(bind(at(&dir.path().join("s"))).is_ok());
@@ -475,7 +490,10 @@ mod tests {
         drop(UnixListener::bind(&elsewhere).expect("binds"));
         symlink(&elsewhere, &path).expect("links");
         let fault = bind(at(&path)).expect_err("refused");
-        assert!(matches!(fault, BindFault::Occupied { found: Occupant::File, .. }), "a link is no socket: {fault}");
+        assert!(
+            matches!(fault, BindFault::Occupied { found: Occupant::File, .. }),
+            "a link is no socket: {fault}"
+        );
         fs::remove_file(&path).expect("removes");
         if geteuid().is_root() {
             drop(UnixListener::bind(&path).expect("binds"));

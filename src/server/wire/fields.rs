@@ -214,9 +214,8 @@ const fn plain(byte: u8) -> u8 {
 
 /// How many codes of each length there are (RFC 7541 appendix B). The code is canonical: that is all it takes to see
 /// where one ends.
-const CODES: [u32; 31] = [
-    0, 0, 0, 0, 0, 10, 26, 32, 6, 0, 5, 3, 2, 6, 2, 3, 0, 0, 0, 3, 8, 13, 26, 29, 12, 4, 15, 19, 29, 0, 4,
-];
+const CODES: [u32; 31] =
+    [0, 0, 0, 0, 0, 10, 26, 32, 6, 0, 5, 3, 2, 6, 2, 3, 0, 0, 0, 3, 8, 13, 26, 29, 12, 4, 15, 19, 29, 0, 4];
 
 /// Where in a string in the Huffman code the walk stands.
 #[derive(Clone, Copy, Debug)]
@@ -361,7 +360,9 @@ mod tests {
 
     #[test]
     fn a_value_longer_than_512_bytes_is_left_alone() {
-        for (length, prefix, changed) in [(512_usize, [0x7f, 0x81, 0x03], true), (513, [0x7f, 0x82, 0x03], false)] {
+        for (length, prefix, changed) in
+            [(512_usize, [0x7f, 0x81, 0x03], true), (513, [0x7f, 0x82, 0x03], false)]
+        {
             let mut block = vec![0x41];
             block.extend_from_slice(&prefix);
             block.extend(std::iter::repeat_n(b'%', length));

@@ -44,7 +44,12 @@ impl Meter {
     }
 
     /// Takes in what one read brought. The clock is read only when the budget is gone.
-    pub(super) fn read(&mut self, heads: u32, cheap: u32, now: impl FnOnce() -> Timestamp) -> Result<(), Flood> {
+    pub(super) fn read(
+        &mut self,
+        heads: u32,
+        cheap: u32,
+        now: impl FnOnce() -> Timestamp,
+    ) -> Result<(), Flood> {
         self.earn(i32::try_from(heads).unwrap_or(CEILING).saturating_mul(PER_HEAD));
         self.budget = self.budget.saturating_sub_unsigned(cheap);
         if self.budget >= 0 {
@@ -87,7 +92,11 @@ mod tests {
     #[test]
     fn one_read_can_hold_a_whole_flood() {
         assert_eq!(Meter::new(at(0)).read(0, u32::MAX, || at(1_000_000)), Err(Flood));
-        assert_eq!(Meter::new(at(0)).read(u32::MAX, 8_000, unread), Ok(()), "credit has a ceiling, and no overflow");
+        assert_eq!(
+            Meter::new(at(0)).read(u32::MAX, 8_000, unread),
+            Ok(()),
+            "credit has a ceiling, and no overflow"
+        );
     }
 
     #[test]
