@@ -1,5 +1,9 @@
 //! `[limits]`: the numbers, and the book that is kept of every uid. Pure: time is an argument.
 
+pub mod ledger;
+
+pub use ledger::{Exceeded, Ledger, Mention, Totals};
+
 /// `[limits]` of the config; per uid unless it says total. Root is counted too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

@@ -1,0 +1,302 @@
+//! The socket: who may connect, how much of everything, and how it ends.
+//!
+//! An accept loop of our own on hyper's HTTP/2, because every limit must be one that we chose:
+//!
+//! - A connection is refused before a byte of it is read, a call before its body is.
+//! - The peer is observed once, at accept; a connection whose peer the kernel does not tell is closed.
+//! - No bytes of a client can make the server grow without bound, spin, or starve another client: limits, the frame meter
+//!   ([`wire`]), and a deadline for clients that never say what they want.
+//! - Every task is owned by [`Server::serve`], which returns when the last one has ended.
+//! - It knows no token and no secret: it hands requests to a service and bytes to a socket.
+
+mod accept;
+pub mod bind;
+mod call;
+mod connection;
+mod limits;
+mod timeout;
+mod wire;
+
+use std::{
+    convert::Infallible,
+    io,
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::net::UnixListener,
+    },
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::server::conn::http2;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::UnixStream,
+    sync::watch,
+    task::{JoinError, JoinSet},
+    time::{sleep, timeout},
+};
+use tokio_util::task::TaskTracker;
+use tonic::body::Body;
+use tower_service::Service;
+
+use self::{
+    accept::Acceptor,
+    call::Calls,
+    limits::ConnectionPermit,
+    wire::{Traffic, Wire},
+};
+pub use self::{
+    bind::{Address, BindFault, Bound, bind},
+    call::Faults,
+    connection::Connection,
+    limits::{Book, Census, WatchPermit},
+    timeout::deadline_of,
+};
+use crate::{
+    access::Peer,
+    clock::Clock,
+    limits::{Limits, Mention},
+};
+
+/// What the agent is about; its sender is the daemon's. When the sender is dropped, the agent drains.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// It answers.
+    #[default]
+    Serving,
+    /// It ends: no new connection, no new call; the service ends its watches.
+    Draining,
+}
+
+/// How long the server waits for clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// From accept to the client's preface and SETTINGS. A connection that has said so much may stay idle for ever: gRPC
+    /// clients connect ahead of their first call.
+    pub greeting: Duration,
+    /// In a drain, for a connection without open calls to close.
+    pub idle: Duration,
+    /// In a drain, for everything. Then it is cut.
+    pub drain: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { greeting: Duration::from_secs(5), idle: Duration::from_secs(1), drain: Duration::from_secs(5) }
+    }
+}
+
+/// How a peer is observed: [`crate::peer::observe`], or that and its unit. It must not wait.
+pub type Observe = Arc<dyn Fn(BorrowedFd<'_>) -> io::Result<Peer> + Send + Sync>;
+
+/// What it takes to serve a socket.
+pub struct Server<S> {
+    /// What answers: `tonic::service::Routes`, prepared, or something before it. It is never asked whether it is ready.
+    pub service: S,
+    /// What is open and how much may be.
+    pub book: Arc<Book>,
+    /// Time, for the connect rate and the meter.
+    pub clock: Arc<dyn Clock>,
+    /// Who is there.
+    pub observe: Observe,
+    /// What is answered where the service is not asked.
+    pub faults: Arc<dyn Faults>,
+    /// How long clients are waited for.
+    pub patience: Patience,
+}
+
+impl<S> Server<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    /// Serves a listening socket until `phase` says that it is over, then drains: every connection is told to go away,
+    /// calls may end, and what is left after [`Patience::drain`] is cut. When it returns nothing of it runs any more.
+    ///
+    /// The error is that of taking the listener over; after that there is none.
+    pub async fn serve(self, listener: UnixListener, phase: watch::Receiver<Phase>) -> io::Result<()> {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::UnixListener::from_std(listener)?;
+        let mut acceptor = Acceptor::new(listener, Arc::clone(&self.book));
+        let streams = TaskTracker::new();
+        let mut connections = JoinSet::new();
+        let mut next_id = 1;
+
+        let mut drained = pin!(draining(phase.clone()));
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut drained => break,
+                Some(ended) = connections.join_next() => self.ended(ended),
+                stream = acceptor.accept() => {
+                    if let Some((connection, permit)) = self.admit(&stream, next_id) {
+                        next_id += 1;
+                        connections.spawn(self.connection(stream, connection, permit, &streams, phase.clone()));
+                    }
+                }
+            }
+        }
+        drop(acceptor);
+
+        let all_gone = async {
+            while let Some(ended) = connections.join_next().await {
+                self.ended(ended);
+            }
+        };
+        if timeout(self.patience.drain, all_gone).await.is_err() {
+            tracing::info!(
+                connections = connections.len(),
+                "connections are cut: their clients did not let go"
+            );
+            connections.shutdown().await;
+        }
+        // A stream whose connection has gone is over at its next poll, and h2 wakes it.
+        streams.close();
+        streams.wait().await;
+        Ok(())
+    }
+
+    /// Who has connected, if he may.
+    fn admit(&self, stream: &UnixStream, id: u64) -> Option<(Arc<Connection>, ConnectionPermit)> {
+        let now = self.clock.now().boot;
+        let peer = match (self.observe)(stream.as_fd()) {
+            Ok(peer) => peer,
+            Err(error) => {
+                // Nobody's uid is all ones; this is the entry of those who have none.
+                if self.book.mention(u32::MAX, Mention::Refused, now) {
+                    tracing::warn!(%error, "a connection is refused: the kernel does not say whose it is");
+                }
+                return None;
+            }
+        };
+        match self.book.connect(peer.uid, now) {
+            Ok(permit) => Some((Connection::new(id, peer, Arc::clone(&self.book)), permit)),
+            Err(limit) => {
+                if self.book.mention(peer.uid, Mention::Refused, now) {
+                    let (uid, pid) = (peer.uid, peer.pid);
+                    tracing::warn!(
+                        uid,
+                        pid,
+                        limit = limit.key(),
+                        "connections are refused: the uid is at its limit"
+                    );
+                }
+                None
+            }
+        }
+    }
+
+    /// The task of one connection.
+    fn connection(
+        &self,
+        stream: UnixStream,
+        connection: Arc<Connection>,
+        permit: ConnectionPermit,
+        streams: &TaskTracker,
+        phase: watch::Receiver<Phase>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let traffic = Arc::new(Traffic::default());
+        let wire = Wire::new(stream, Arc::clone(&self.clock), Arc::clone(&traffic));
+        let calls = Calls {
+            service: self.service.clone(),
+            connection: Arc::clone(&connection),
+            faults: Arc::clone(&self.faults),
+        };
+        let http = protocol(self.book.limits(), streams.clone()).serve_connection(TokioIo::new(wire), calls);
+        let (clock, patience) = (Arc::clone(&self.clock), self.patience);
+        async move {
+            // Given back when the connection is closed, whoever still holds what belongs to it.
+            let _permit = permit;
+            let mut http = pin!(http);
+            let mut greeting = pin!(sleep(patience.greeting));
+            let mut is_awaited = true;
+            let mut drained = pin!(draining(phase));
+            let cut = loop {
+                tokio::select! {
+                    biased;
+                    end = &mut http => {
+                        // The client's doing, and the client has been told by GOAWAY where HTTP/2 can say it.
+                        if let Err(error) = end {
+                            tracing::debug!(connection = connection.id(), %error, "a connection has failed");
+                        }
+                        break traffic.flooded().then_some("it floods the agent with empty frames");
+                    }
+                    () = &mut greeting, if is_awaited => {
+                        if !traffic.greeted() {
+                            break Some("it does not speak HTTP/2");
+                        }
+                        is_awaited = false;
+                    }
+                    () = &mut drained => {
+                        http.as_mut().graceful_shutdown();
+                        loop {
+                            tokio::select! {
+                                biased;
+                                _ = &mut http => return,
+                                () = sleep(patience.idle) => if connection.calls() == 0 { return },
+                            }
+                        }
+                    }
+                }
+            };
+            if let Some(reason) = cut {
+                let Peer { uid, pid, .. } = *connection.peer();
+                connection.book().count_cut();
+                if connection.book().mention(uid, Mention::Cut, clock.now().boot) {
+                    tracing::warn!(uid, pid, reason, "a connection is cut");
+                }
+            }
+        }
+    }
+
+    /// A connection's task never panics: handlers are caught in their streams. If one does, the others live on.
+    fn ended(&self, ended: Result<(), JoinError>) {
+        if let Err(error) = ended
+            && error.is_panic()
+        {
+            self.book.count_panic();
+            tracing::error!("a connection's task has panicked");
+        }
+    }
+}
+
+async fn draining(mut phase: watch::Receiver<Phase>) {
+    // Nobody can say any more that it is over: it is.
+    let _ = phase.wait_for(|phase| *phase == Phase::Draining).await;
+}
+
+/// Where hyper's stream tasks run: tracked, so that the server ends after them.
+#[derive(Clone)]
+struct Streams(TaskTracker);
+
+impl<F> hyper::rt::Executor<F> for Streams
+where
+    F: Future<Output: Send + 'static> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        self.0.spawn(stream);
+    }
+}
+
+/// HTTP/2 with no limit left to a default. `None` would switch one off, and two of them together are what stops
+/// unfinished and malformed streams from piling up (RUSTSEC-2024-0003).
+fn protocol(limits: Limits, streams: TaskTracker) -> http2::Builder<Streams> {
+    let mut builder = http2::Builder::new(Streams(streams));
+    builder
+        .max_concurrent_streams(limits.streams_per_connection)
+        .max_local_error_reset_streams(1024)
+        .max_pending_accept_reset_streams(20)
+        .max_header_list_size(16 * 1024)
+        .max_frame_size(16 * 1024)
+        .initial_stream_window_size(64 * 1024)
+        .initial_connection_window_size(256 * 1024)
+        .header_table_size(4096)
+        // Per stream: what a client that never reads can make the agent hoard, and how stale a slow reader's token gets.
+        .max_send_buf_size(4096)
+        // A dead peer of a Unix socket is seen as end-of-file; a PING would only wake an idle agent.
+        .keep_alive_interval(None);
+    builder
+}

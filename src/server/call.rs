@@ -1,0 +1,176 @@
+//! One call from its head to the end of its answer: counted before its body is read, given its [`Connection`], and kept
+//! apart from all others if its handler panics.
+
+use std::{
+    convert::Infallible,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use tonic::{Status, body::Body};
+use tower_service::Service;
+
+use super::connection::{CallPermit, Connection};
+use crate::limits::Exceeded;
+
+/// The answers that the server gives by itself. The service's error table makes them.
+pub trait Faults: Send + Sync {
+    /// A limit of the caller's uid is reached: RESOURCE_EXHAUSTED, reason LIMIT, with RetryInfo.
+    fn exceeded(&self, limit: Exceeded) -> Status;
+    /// The handler panicked: INTERNAL.
+    fn panicked(&self) -> Status;
+}
+
+/// What hyper calls for each request of one connection.
+pub(super) struct Calls<S> {
+    pub(super) service: S,
+    pub(super) connection: Arc<Connection>,
+    pub(super) faults: Arc<dyn Faults>,
+}
+
+impl<S> hyper::service::Service<Request<Incoming>> for Calls<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
+{
+    type Response = Response<Reply>;
+    type Error = Infallible;
+    type Future = Call<S::Future>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        // hyper would make a tunnel of a CONNECT that is answered with 200.
+        if request.method() == Method::CONNECT {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+            return Call::Settled(Some(response.map(Reply::unguarded)));
+        }
+        let permit = match self.connection.open_call() {
+            Ok(permit) => permit,
+            Err(limit) => {
+                let response = self.faults.exceeded(limit).into_http::<Body>();
+                return Call::Settled(Some(response.map(Reply::unguarded)));
+            }
+        };
+        request.extensions_mut().insert(Arc::clone(&self.connection));
+        let mut service = self.service.clone();
+        // A handler may be entered at once, before the first poll.
+        let entered = catch_unwind(AssertUnwindSafe(move || service.call(request.map(Body::new))));
+        let guard = Guard { permit, faults: Arc::clone(&self.faults) };
+        match entered {
+            Ok(future) => Call::Running { future: Some(Box::pin(future)), guard: Some(guard) },
+            Err(_) => Call::Settled(Some(guard.panicked().into_http::<Body>().map(Reply::unguarded))),
+        }
+    }
+}
+
+/// What a call holds until its answer has ended.
+pub(super) struct Guard {
+    permit: CallPermit,
+    faults: Arc<dyn Faults>,
+}
+
+impl Guard {
+    /// The panic's own words stay with the panic hook: they may hold a token.
+    fn panicked(&self) -> Status {
+        self.permit.connection().book().count_panic();
+        self.faults.panicked()
+    }
+}
+
+/// A call whose answer has not begun.
+pub(super) enum Call<F> {
+    Running { future: Option<Pin<Box<F>>>, guard: Option<Guard> },
+    Settled(Option<Response<Reply>>),
+}
+
+impl<F> Future for Call<F>
+where
+    F: Future<Output = Result<Response<Body>, Infallible>>,
+{
+    type Output = Result<Response<Reply>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let (future, guard) = match self.get_mut() {
+            Self::Running { future, guard } => (future, guard),
+            Self::Settled(response) => {
+                return response.take().map_or(Poll::Pending, |response| Poll::Ready(Ok(response)));
+            }
+        };
+        // Polled again after its end: a fault of the caller's, which waits for ever.
+        let Some(running) = future else { return Poll::Pending };
+        let response = match catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(cx))) {
+            Ok(polled) => {
+                let Ok(response) = ready!(polled);
+                *future = None;
+                response.map(|body| Reply { body: Some(body), guard: guard.take() })
+            }
+            Err(_) => {
+                drop_quietly(future.take());
+                let status = guard.take().map_or_else(|| Status::internal(""), |guard| guard.panicked());
+                status.into_http::<Body>().map(Reply::unguarded)
+            }
+        };
+        Poll::Ready(Ok(response))
+    }
+}
+
+/// An answer's body. The call is open until it has ended or is dropped.
+pub(super) struct Reply {
+    body: Option<Body>,
+    guard: Option<Guard>,
+}
+
+impl Reply {
+    fn unguarded(body: Body) -> Self {
+        Self { body: Some(body), guard: None }
+    }
+}
+
+impl HttpBody for Reply {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let this = self.get_mut();
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(body).poll_frame(cx)));
+        match polled {
+            Ok(Poll::Ready(None)) => {
+                this.body = None;
+                this.guard = None;
+                Poll::Ready(None)
+            }
+            Ok(polled) => polled,
+            Err(_) => {
+                drop_quietly(this.body.take());
+                Poll::Ready(this.guard.take().map(|guard| {
+                    let mut trailers = HeaderMap::new();
+                    guard.panicked().add_header(&mut trailers)?;
+                    Ok(Frame::trailers(trailers))
+                }))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
+    }
+}
+
+/// What has panicked may panic again while it is dropped.
+fn drop_quietly<T>(value: T) {
+    // The first panic was counted and answered; this one belongs to it.
+    let _ = catch_unwind(AssertUnwindSafe(move || drop(value)));
+}
