@@ -7,6 +7,7 @@ pub mod oauth2;
 pub mod source;
 pub mod obtain;
 pub mod pb;
+pub mod refresh;
 pub mod secret;
 pub mod store;
 pub mod token;
