@@ -1,0 +1,234 @@
+//! When to try again after a failure: the three schedules of the refresh rules.
+//!
+//! - Each schedule counts its own failures, and only a success starts them again: a provider that answers 500 and 429 by
+//!   turns is asked less and less often all the same.
+//! - What the provider asked for (Retry-After, the silence after a 429) is kept apart from our own delays: it outlasts an
+//!   attempt that the operator forced, and it beats every cap.
+//! - Full jitter never means at once: no delay is below a tenth of its window.
+
+use std::time::Duration;
+
+use rand::{Rng, RngExt as _};
+
+use crate::{
+    clock::Timestamp,
+    failure::{Failure, Schedule},
+};
+
+/// The first window after a transient failure.
+pub const TRANSIENT: Duration = Duration::from_secs(1);
+/// The widest window of transient failures.
+pub const TRANSIENT_CAP: Duration = Duration::from_secs(5 * 60);
+/// The widest in the last tenth of a token's life, and while there is no valid token.
+pub const URGENT_CAP: Duration = Duration::from_secs(30);
+/// No request for so long after a 429 without Retry-After, and the first window after that.
+pub const QUIET: Duration = Duration::from_secs(30);
+/// The first delay after a refusal.
+pub const REFUSAL: Duration = Duration::from_secs(30);
+/// The longest delay after a refusal.
+pub const REFUSAL_CAP: Duration = Duration::from_secs(15 * 60);
+/// The longest Retry-After that is honoured.
+pub const RETRY_AFTER_CAP: Duration = Duration::from_secs(3_600);
+
+/// The failures since the last success.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Backoff {
+    transient: u32,
+    limited: u32,
+    refused: u32,
+    not_before: Option<Timestamp>,
+}
+
+impl Backoff {
+    /// Counts `failure`, which came at `now`, and says when the next attempt starts. `urgent` is the moment from which
+    /// retries hurry; it may be past.
+    pub fn after(&mut self, failure: &Failure, now: Timestamp, urgent: Timestamp, rng: &mut impl Rng) -> Timestamp {
+        let asked = failure.retry_after.map(|asked| now + asked.min(RETRY_AFTER_CAP));
+        let own = match (failure.schedule, asked) {
+            (Schedule::Refusal, _) => now + doubling(REFUSAL, &mut self.refused, REFUSAL_CAP),
+            // The silence was asked for as much as a Retry-After is, so it is kept as one.
+            (Schedule::RateLimited, None) => {
+                self.not_before = self.not_before.max(Some(now + QUIET));
+                jittered(now + QUIET, doubling(QUIET, &mut self.limited, TRANSIENT_CAP), urgent, rng)
+            }
+            // The jitter comes after the Retry-After: all who were turned away heard the same number.
+            (Schedule::RateLimited | Schedule::Transient, _) => {
+                let window = doubling(TRANSIENT, &mut self.transient, TRANSIENT_CAP);
+                jittered(asked.unwrap_or(now), window, urgent, rng)
+            }
+        };
+        // The provider's newest word counts; without a new one the last still does.
+        self.not_before = asked.or(self.not_before);
+        own.max(self.not_before.unwrap_or(now))
+    }
+
+    /// Until when the provider asked for silence.
+    pub const fn not_before(&self) -> Option<Timestamp> {
+        self.not_before
+    }
+
+    /// Something was mended: refusals count from the start again.
+    pub const fn mended(&mut self) {
+        self.refused = 0;
+    }
+}
+
+/// `first`, doubled once for each failure counted before, at most `cap`; counts one more.
+fn doubling(first: Duration, failures: &mut u32, cap: Duration) -> Duration {
+    let window = first.saturating_mul(1_u32.checked_shl(*failures).unwrap_or(u32::MAX)).min(cap);
+    *failures = failures.saturating_add(1);
+    window
+}
+
+/// A moment within `window` after `from`; at most [`URGENT_CAP`] of it lies behind `urgent`, so that a long delay drawn
+/// shortly before the last tenth does not sleep through it.
+fn jittered(from: Timestamp, window: Duration, urgent: Timestamp, rng: &mut impl Rng) -> Timestamp {
+    let share = rng.random_range(0.1..=1.0);
+    let patient = from + window.mul_f64(share);
+    let hurried = from.max(urgent) + window.min(URGENT_CAP).mul_f64(share);
+    patient.min(hurried)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng as _, rngs::StdRng};
+
+    use super::*;
+    use crate::failure::FailureKind;
+
+    const FAR: Timestamp = Timestamp::from_boot(Duration::from_secs(1_000_000));
+    const NOW: Timestamp = Timestamp::from_boot(Duration::from_secs(10_000));
+
+    fn failure(schedule: Schedule, retry_after: Option<u64>) -> Failure {
+        let kind = if schedule == Schedule::Refusal { FailureKind::Refused } else { FailureKind::ProviderError };
+        Failure { kind, schedule, retry_after: retry_after.map(Duration::from_secs), text: "scripted".into() }
+    }
+
+    /// The least and the greatest delay in seconds after each of the failures, over 500 seeds.
+    fn ranges(failures: &[Failure], urgent: Timestamp) -> Vec<(f64, f64)> {
+        let mut ranges = vec![(f64::MAX, 0.0_f64); failures.len()];
+        for seed in 0..500 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let mut backoff = Backoff::default();
+            for (range, failure) in ranges.iter_mut().zip(failures) {
+                let delay = backoff.after(failure, NOW, urgent, &mut rng).since(NOW).as_secs_f64();
+                *range = (range.0.min(delay), range.1.max(delay));
+            }
+        }
+        ranges
+    }
+
+    /// The delays fill the window: none outside, and some near both ends.
+    fn assert_fills(ranges: &[(f64, f64)], windows: &[(f64, f64)]) {
+        for (n, ((low, high), (from, to))) in ranges.iter().zip(windows).enumerate() {
+            let tolerance = (to - from) * 0.05;
+            assert!(
+                *low >= from - 1e-6 && *low <= from + tolerance && *high <= to + 1e-6 && *high >= to - tolerance,
+                "failure {}: {low}..{high}, should fill {from}..{to}",
+                n + 1
+            );
+        }
+        assert_eq!(ranges.len(), windows.len());
+    }
+
+    #[test]
+    fn transient_windows_double_from_one_second_to_five_minutes() {
+        let ranges = ranges(&vec![failure(Schedule::Transient, None); 11], FAR);
+        let windows = [1., 2., 4., 8., 16., 32., 64., 128., 256., 300., 300.].map(|to| (to / 10., to));
+        assert_fills(&ranges, &windows);
+    }
+
+    #[test]
+    fn without_a_valid_token_and_in_the_last_tenth_no_window_is_above_thirty_seconds() {
+        for urgent in [NOW, NOW - Duration::from_secs(500), Timestamp::default()] {
+            let ranges = ranges(&vec![failure(Schedule::Transient, None); 9], urgent);
+            for (_, high) in ranges {
+                assert!(high <= 30.0, "{high}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_delay_does_not_sleep_through_the_last_tenth() {
+        let urgent = NOW + Duration::from_secs(20);
+        for (_, high) in ranges(&vec![failure(Schedule::Transient, None); 12], urgent) {
+            assert!(high <= 50.0, "{high}");
+        }
+    }
+
+    #[test]
+    fn after_a_429_there_is_silence_for_thirty_seconds_and_then_windows_doubling_from_thirty() {
+        let patient = ranges(&vec![failure(Schedule::RateLimited, None); 6], FAR);
+        let windows = [30., 60., 120., 240., 300., 300.].map(|to| (30. + to / 10., 30. + to));
+        assert_fills(&patient, &windows);
+        let hurried = ranges(&vec![failure(Schedule::RateLimited, None); 6], NOW);
+        assert!(hurried.iter().all(|(low, high)| *low >= 30.0 && *high <= 60.0), "{hurried:?}");
+    }
+
+    #[test]
+    fn a_retry_after_is_never_undercut_and_beats_every_cap() {
+        for (schedule, asked, window) in [
+            (Schedule::Transient, 120, (120.1, 121.)),
+            (Schedule::RateLimited, 120, (120.1, 121.)),
+            (Schedule::RateLimited, 0, (0.1, 1.)),
+            (Schedule::Transient, 3_600, (3_600.1, 3_601.)),
+            (Schedule::Transient, 1_000_000, (3_600.1, 3_601.)),
+            (Schedule::Refusal, 120, (120., 120.)),
+            (Schedule::Refusal, 5, (30., 30.)),
+        ] {
+            assert_fills(&ranges(&[failure(schedule, Some(asked))], NOW), &[window]);
+        }
+    }
+
+    #[test]
+    fn refusals_double_from_thirty_seconds_to_a_quarter_of_an_hour_and_mending_starts_them_again() {
+        let delays = ranges(&vec![failure(Schedule::Refusal, None); 7], NOW);
+        let expected = [30., 60., 120., 240., 480., 900., 900.].map(|delay| (delay, delay));
+        assert_eq!(delays, expected);
+
+        let mut backoff = Backoff::default();
+        let rng = &mut StdRng::seed_from_u64(1);
+        for _ in 0..5 {
+            backoff.after(&failure(Schedule::Refusal, None), NOW, NOW, rng);
+        }
+        backoff.mended();
+        assert_eq!(backoff.after(&failure(Schedule::Refusal, None), NOW, NOW, rng).since(NOW), REFUSAL);
+    }
+
+    #[test]
+    fn schedules_that_alternate_all_grow() {
+        let turns: Vec<_> =
+            (0..8).map(|n| failure([Schedule::Transient, Schedule::RateLimited][n % 2], None)).collect();
+        let mut backoff = Backoff::default();
+        let rng = &mut StdRng::seed_from_u64(1);
+        let mut now = NOW;
+        for failure in &turns {
+            now = backoff.after(failure, now, FAR, rng);
+        }
+        assert_eq!((backoff.transient, backoff.limited), (4, 4));
+    }
+
+    #[test]
+    fn a_wish_for_silence_outlasts_a_forced_attempt_that_fails_otherwise() {
+        let rng = &mut StdRng::seed_from_u64(1);
+        let mut backoff = Backoff::default();
+        let asked = backoff.after(&failure(Schedule::Transient, Some(600)), NOW, NOW, rng);
+        assert!(asked >= NOW + Duration::from_secs(600));
+        let forced = NOW + Duration::from_secs(10);
+        assert!(backoff.after(&failure(Schedule::Transient, None), forced, NOW, rng) >= NOW + Duration::from_secs(600));
+        let shorter = backoff.after(&failure(Schedule::Transient, Some(1)), forced, NOW, rng);
+        assert!(shorter < forced + Duration::from_secs(60), "the provider's newest word counts");
+    }
+
+    #[test]
+    fn a_thousand_failures_overflow_nothing() {
+        let rng = &mut StdRng::seed_from_u64(1);
+        for schedule in [Schedule::Transient, Schedule::RateLimited, Schedule::Refusal] {
+            let mut backoff = Backoff::default();
+            for _ in 0..1_000 {
+                let next = backoff.after(&failure(schedule, None), NOW, FAR, rng);
+                assert!(next > NOW && next.since(NOW) <= REFUSAL_CAP);
+            }
+        }
+    }
+}
