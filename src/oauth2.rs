@@ -3,11 +3,25 @@
 //! No network, no clock, no secret kept: [`encode`] borrows the secret for the bytes it writes, [`read`] borrows the
 //! answer. The types here are the checked words of a profile's config; [`crate::http`] carries what they make.
 
-use crate::token::Scope;
+mod answer;
+mod deviation;
+mod encode;
+mod endpoint;
+mod expires_in;
+mod json;
+mod parameter;
+mod refusal;
+mod retry_after;
+pub mod words;
 
-/// A token endpoint: `https`, no user, no fragment; a query is kept (RFC 6749 §3.2).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint(url::Url);
+pub use answer::{Answer, BodyEnd, Grant, Rules, ScopeRule, read};
+pub use deviation::{Deviation, Deviations};
+pub use encode::{EncodedRequest, encode};
+pub use endpoint::{Endpoint, EndpointFault, ProxyFault, ProxyUrl};
+pub use parameter::{ParameterFault, audience, client_id, extra_parameter, resource};
+pub use refusal::{Credentials, Rejection};
+
+use crate::token::Scope;
 
 /// How the client proves who it is (RFC 6749 §2.3.1; names of the RFC 7591 registry).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,18 +48,18 @@ pub enum BodyFormat {
 pub struct Client {
     /// Where to.
     pub endpoint: Endpoint,
-    /// `client_id`: not empty, visible ASCII and space (RFC 6749 appendix A.1).
+    /// `client_id`, checked by [`client_id`].
     pub client_id: Box<str>,
     /// How the secret is sent.
     pub auth_method: AuthMethod,
     /// How the parameters are written.
     pub body: BodyFormat,
-    /// `audience`, of Auth0 and Hydra.
+    /// `audience`, of Auth0 and Hydra, checked by [`audience`].
     pub audience: Option<Box<str>>,
-    /// `resource`, absolute URIs without a fragment (RFC 8707).
+    /// `resource`, each checked by [`resource`] (RFC 8707).
     pub resource: Vec<Box<str>>,
     /// `scope`, in this order; left out when empty.
     pub scopes: Vec<Scope>,
-    /// Further parameters, sorted by name; none of them is reserved.
+    /// Further parameters, each checked by [`extra_parameter`]. [`encode`] writes them sorted by name.
     pub extra: Vec<(Box<str>, Box<str>)>,
 }
