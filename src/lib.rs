@@ -1,8 +1,10 @@
 //! bloom-agent: see the README. (The map follows.)
 pub mod access;
 pub mod clock;
+pub mod config;
 pub mod failure;
 pub mod limits;
+pub mod names;
 pub mod oauth2;
 pub mod obtain;
 pub mod pb;

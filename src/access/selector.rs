@@ -124,6 +124,11 @@ impl Selector {
         })
     }
 
+    /// Whether it asks for a unit, which the peer's facts do not always hold.
+    pub fn names_a_unit(&self) -> bool {
+        self.terms.iter().any(|term| matches!(term, Term::Unit(_)))
+    }
+
     /// Whether every condition holds for `peer`. Not the whole answer: see [`super::decide`].
     pub(super) fn matches(&self, peer: &Peer, directory: &Directory) -> bool {
         // `all` of nothing is true: a selector without terms cannot be made, and would admit everybody.
