@@ -1,17 +1,31 @@
 //! Who may do what: the selectors of `allow` and `admin`, and the one decision made from them.
 //!
-//! Pure and total. [`Peer`] is plain facts that [`crate::peer`] has from the kernel; names were resolved to ids before
-//! ([`Directory`]). Nobody is admitted by default; uid 65534 (`nobody`, and every uid that a user namespace does not
-//! map) matches no rule at all.
+//! Pure and total: the same facts always give the same [`Decision`]. [`Peer`] is plain facts that [`crate::peer`] has
+//! from the kernel; names were resolved to ids before ([`Directory`]). What holds for every rule:
+//! - nobody is admitted by default;
+//! - uid 65534 (`nobody`, and every uid that a user namespace does not map) is admitted by nothing;
+//! - a name that nobody has matches nobody, and an unknown unit is no unit.
 
+pub mod directory;
 pub mod selector;
+pub mod unit;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
-pub use selector::{Selector, SelectorFault, Term, UnitName};
+pub use directory::{DYNAMIC_IDS, Directory, IsDynamic, Lookup, Name};
+pub use selector::{Selector, SelectorFault, Term};
+pub use unit::{UnitName, UnitPattern};
+
+use crate::token::ProfileName;
 
 /// The uid that matches no rule: the kernel's overflow uid (`/proc/sys/kernel/overflowuid`).
 pub const OVERFLOW_UID: u32 = 65_534;
+/// Root's uid.
+pub const ROOT_UID: u32 = 0;
 
 /// The process at the other end of a connection, as of its connect(2).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,16 +40,6 @@ pub struct Peer {
     pub pid: i32,
     /// Its systemd unit, where some rule asks for one.
     pub unit: Option<UnitName>,
-}
-
-/// Names resolved to ids, at start, at each reload, and again when somebody is refused. A name that is not here
-/// matches nobody.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Directory {
-    /// Users by name.
-    pub users: BTreeMap<Box<str>, u32>,
-    /// Groups by name.
-    pub groups: BTreeMap<Box<str>, u32>,
 }
 
 /// Whether root is admitted by being root.
@@ -53,8 +57,18 @@ pub enum RootAccess {
 pub enum Rules {
     /// No `allow`: root and the agent's own user, the ssh-agent rule.
     OwnerOnly,
-    /// The lines of `allow`; any admits.
+    /// The lines of `allow`; any admits. Without a line nobody is admitted but root.
     Allow(Vec<Selector>),
+}
+
+impl Rules {
+    /// The lines that were written.
+    pub fn selectors(&self) -> &[Selector] {
+        match self {
+            Self::OwnerOnly => &[],
+            Self::Allow(selectors) => selectors,
+        }
+    }
 }
 
 /// What a decision is about.
@@ -70,11 +84,11 @@ pub enum Verb {
     Report,
     /// Health of the profile.
     Health,
-    /// Anything of AdminService.
+    /// Anything of AdminService. No profile's rules matter to it.
     Admin,
 }
 
-/// Everything decisions are made from, for one version of the config.
+/// Everything decisions are made from but the profiles' rules, for one version of the config.
 #[derive(Clone, Debug)]
 pub struct Policy {
     /// `agent.root`.
@@ -87,11 +101,133 @@ pub struct Policy {
     pub directory: Arc<Directory>,
 }
 
+/// What admitted somebody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// Being root.
+    Root,
+    /// Being the agent's own user, where no `allow` is written.
+    Owner,
+    /// A line of `allow` or `admin`, as it was written.
+    Line(Arc<str>),
+}
+
+impl Rule {
+    /// The rule's name in the audit.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Root => "root",
+            Self::Owner => "owner",
+            Self::Line(written) => written,
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// The outcome, with what the audit says of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Admitted, by this rule: `root`, `owner`, or the selector as it was written.
-    Allow(Box<str>),
+    /// Admitted, by this rule.
+    Allow(Rule),
     /// Not admitted.
     Deny,
 }
+
+impl Decision {
+    /// Whether the peer is admitted.
+    pub fn is_allow(&self) -> bool {
+        matches!(self, Self::Allow(_))
+    }
+}
+
+/// Decides whether `peer` may do `verb` with a profile that has `rules`; for [`Verb::Admin`] whether it is an admin.
+///
+/// Under `root = "by-rule"` uid 0 is admitted to a profile by a line that names it and by nothing else: an agent that
+/// runs as root does not admit a container's uid 0 as its own user. Administration stays root's.
+pub fn decide(policy: &Policy, rules: &Rules, peer: &Peer, verb: Verb) -> Decision {
+    if peer.uid == OVERFLOW_UID {
+        return Decision::Deny;
+    }
+    let root = peer.uid == ROOT_UID;
+    if root && (policy.root == RootAccess::Always || verb == Verb::Admin) {
+        return Decision::Allow(Rule::Root);
+    }
+    let lines = match (verb, rules) {
+        (Verb::Admin, _) => &policy.admin,
+        (_, Rules::Allow(lines)) => lines,
+        (_, Rules::OwnerOnly) if peer.uid == policy.own_uid && !root => return Decision::Allow(Rule::Owner),
+        (_, Rules::OwnerOnly) => return Decision::Deny,
+    };
+    match lines.iter().find(|line| line.matches(peer, &policy.directory)) {
+        Some(line) => Decision::Allow(Rule::Line(line.as_written().clone())),
+        None => Decision::Deny,
+    }
+}
+
+/// The rules of the whole agent, of one version of the config.
+#[derive(Clone, Debug)]
+pub struct AccessRules {
+    policy: Policy,
+    profiles: BTreeMap<ProfileName, Rules>,
+}
+
+impl AccessRules {
+    /// Puts together what one version of the config says.
+    pub fn new(policy: Policy, profiles: BTreeMap<ProfileName, Rules>) -> Self {
+        Self { policy, profiles }
+    }
+
+    /// The same rules, with names looked up anew.
+    pub fn with_directory(&self, directory: Directory) -> Self {
+        let policy = Policy { directory: Arc::new(directory), ..self.policy.clone() };
+        Self { policy, profiles: self.profiles.clone() }
+    }
+
+    /// The names that have to be looked up.
+    pub fn names(&self) -> BTreeSet<Name> {
+        let lines = self.profiles.values().flat_map(Rules::selectors).chain(&self.policy.admin);
+        lines.flat_map(Selector::names).cloned().collect()
+    }
+
+    /// The names as they are resolved now.
+    pub fn directory(&self) -> &Directory {
+        &self.policy.directory
+    }
+
+    /// Whether `peer` may do `verb` with the profile called `profile`. A name that no profile has is denied like a
+    /// profile that the peer may not use; only [`Self::may_use_every`] tells whether it may learn the difference.
+    pub fn decide(&self, profile: &str, peer: &Peer, verb: Verb) -> Decision {
+        match self.profiles.get(profile) {
+            Some(rules) => decide(&self.policy, rules, peer, verb),
+            None => Decision::Deny,
+        }
+    }
+
+    /// The profiles that `peer` may use, by name.
+    pub fn usable<'a>(&'a self, peer: &'a Peer) -> impl Iterator<Item = &'a ProfileName> {
+        self.profiles
+            .iter()
+            .filter(|(_, rules)| decide(&self.policy, rules, peer, Verb::List).is_allow())
+            .map(|(name, _)| name)
+    }
+
+    /// Whether `peer` may use every profile there is, and so may be told that some name is none. An agent without any
+    /// profile answers as if it had one without `allow`: "all of nothing" would tell everybody.
+    pub fn may_use_every(&self, peer: &Peer) -> bool {
+        let may = |rules: &Rules| decide(&self.policy, rules, peer, Verb::List).is_allow();
+        if self.profiles.is_empty() { may(&Rules::OwnerOnly) } else { self.profiles.values().all(may) }
+    }
+
+    /// Whether `peer` may use AdminService.
+    pub fn admin(&self, peer: &Peer) -> Decision {
+        decide(&self.policy, &Rules::OwnerOnly, peer, Verb::Admin)
+    }
+}
+
+#[cfg(test)]
+mod tests;

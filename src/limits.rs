@@ -2,7 +2,13 @@
 
 pub mod ledger;
 
+use std::ops::RangeInclusive;
+
 pub use ledger::{Exceeded, Ledger, Mention, Totals};
+
+/// What any number of `[limits]` may be. 0 would serve nobody; the upper end is far above the descriptors that a
+/// process can have, and keeps sums and bursts within `u32`.
+pub const RANGE: RangeInclusive<u32> = 1..=1_000_000;
 
 /// `[limits]` of the config; per uid unless it says total. Root is counted too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,5 +37,78 @@ impl Default for Limits {
             watches: 512,
             connects_per_second: 200,
         }
+    }
+}
+
+/// A number that is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is not a number from 1 to 1000000")]
+pub struct NotALimit;
+
+/// Checks one number against [`RANGE`].
+pub fn number(value: i64) -> Result<u32, NotALimit> {
+    u32::try_from(value).ok().filter(|value| RANGE.contains(value)).ok_or(NotALimit)
+}
+
+/// Two limits that work, but not as somebody may have meant them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Oddity {
+    /// `connections` is above `connections_total`.
+    #[error("is above connections_total, so one uid can take every connection")]
+    ConnectionsAboveTotal,
+    /// `watches` is not below `streams_per_connection`.
+    #[error(
+        "is not below streams_per_connection, so watches can fill a connection and a call on it then waits for ever"
+    )]
+    WatchesFillAConnection,
+    /// `watches` is not below `calls`.
+    #[error("is not below calls, so the watches of a uid can take all of its calls")]
+    WatchesFillTheCalls,
+}
+
+impl Oddity {
+    /// The key that is odd.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::ConnectionsAboveTotal => "connections",
+            Self::WatchesFillAConnection | Self::WatchesFillTheCalls => "watches",
+        }
+    }
+}
+
+impl Limits {
+    /// What is worth a warning.
+    pub fn oddities(&self) -> impl Iterator<Item = Oddity> + use<> {
+        let odd = [
+            (self.connections > self.connections_total, Oddity::ConnectionsAboveTotal),
+            (self.watches >= self.streams_per_connection, Oddity::WatchesFillAConnection),
+            (self.watches >= self.calls, Oddity::WatchesFillTheCalls),
+        ];
+        odd.into_iter().filter(|(odd, _)| *odd).map(|(_, which)| which)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_at_least_one_and_at_most_a_million() {
+        for good in [1, 2, 4096, 1_000_000] {
+            assert_eq!(number(good).map(i64::from), Ok(good));
+        }
+        for bad in [i64::MIN, -1, 0, 1_000_001, i64::from(u32::MAX), i64::from(u32::MAX) + 2, i64::MAX] {
+            assert_eq!(number(bad), Err(NotALimit), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_defaults_are_not_odd_and_each_oddity_is_found_alone() {
+        let odd = |limits: Limits| limits.oddities().collect::<Vec<_>>();
+        let usual = Limits::default();
+        assert!(odd(usual).is_empty());
+        assert_eq!(odd(Limits { connections_total: 511, ..usual }), [Oddity::ConnectionsAboveTotal]);
+        assert_eq!(odd(Limits { streams_per_connection: 512, ..usual }), [Oddity::WatchesFillAConnection]);
+        assert_eq!(odd(Limits { calls: 512, ..usual }), [Oddity::WatchesFillTheCalls]);
     }
 }

@@ -1,0 +1,202 @@
+//! `[agent]`, `[limits]` and `[log]`: what holds for the whole agent.
+
+use std::path::PathBuf;
+
+use super::{
+    file::{Item, Table},
+    oauth, path,
+    report::Report,
+};
+use crate::{
+    access::{RootAccess, Selector, selector},
+    limits::{self, Limits},
+    oauth2::ProxyUrl,
+};
+
+/// Where the socket is when the config does not say.
+pub const DEFAULT_SOCKET: &str = "/run/bloom-agent/agent.sock";
+/// Who may connect when the config does not say: the agent's user and the callers' group.
+pub const DEFAULT_SOCKET_MODE: u32 = 0o660;
+/// The callers' group when the config does not say, for an agent that binds as root or as `bloom-agent`. Any other has
+/// no default.
+pub const DEFAULT_SOCKET_GROUP: &str = "bloom-agent-users";
+
+pub(super) const AGENT_KEYS: &[&str] =
+    &["socket", "socket_mode", "socket_group", "admin", "root", "ready", "unit_slices", "proxy", "ca_file"];
+pub(super) const LIMITS_KEYS: &[&str] = &[
+    "connections_total",
+    "connections",
+    "streams_per_connection",
+    "calls",
+    "watches",
+    "connects_per_second",
+];
+pub(super) const LOG_KEYS: &[&str] = &["level", "format"];
+
+/// `[agent]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentConfig {
+    /// `socket`: an absolute path of at most 107 bytes; not used when systemd passes the socket.
+    pub socket: PathBuf,
+    /// `socket_mode`: permission bits, without any to execute.
+    pub socket_mode: u32,
+    /// `socket_group`, where it is written; see [`DEFAULT_SOCKET_GROUP`].
+    pub socket_group: Option<Box<str>>,
+    /// `admin`.
+    pub admin: Vec<Selector>,
+    /// `root`.
+    pub root: RootAccess,
+    /// `proxy`, for the profiles that name none.
+    pub proxy: Option<ProxyUrl>,
+    /// `ca_file`, for the profiles that name none: an absolute path.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self {
+            socket: DEFAULT_SOCKET.into(),
+            socket_mode: DEFAULT_SOCKET_MODE,
+            socket_group: None,
+            admin: Vec::new(),
+            root: RootAccess::default(),
+            proxy: None,
+            ca_file: None,
+        }
+    }
+}
+
+/// `log.level`: the least important line that is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// What somebody has to mend.
+    Error,
+    /// What somebody should look at.
+    Warn,
+    /// Who got what, and what changed.
+    #[default]
+    Info,
+    /// How it came to that.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// `log.format`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A line for people.
+    #[default]
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// `[log]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogConfig {
+    /// `level`.
+    pub level: LogLevel,
+    /// `format`.
+    pub format: LogFormat,
+}
+
+pub(super) fn agent(table: &Table<'_>, report: &mut Report) -> AgentConfig {
+    let usual = AgentConfig::default();
+    let socket = table.string("socket", report).and_then(|item| path::socket(&item, report));
+    let mode = table.string("socket_mode", report).and_then(|item| path::mode(&item, report));
+    let root =
+        table.choice("root", &[("always", RootAccess::Always), ("by-rule", RootAccess::ByRule)], report);
+    if let Some(ready) =
+        table.choice("ready", &[("listening", Ready::Listening), ("tokens", Ready::Tokens)], report)
+        && ready.value == Ready::Tokens
+    {
+        report.unsupported(&ready.spot, "write ready = \"listening\", or leave the key out");
+    }
+    if table.strings("unit_slices", report).is_some() {
+        report.unsupported(&table.spot_of("unit_slices"), "take it out; rules by unit come later");
+    }
+    AgentConfig {
+        socket: socket.unwrap_or(usual.socket),
+        socket_mode: mode.unwrap_or(usual.socket_mode),
+        socket_group: table.string("socket_group", report).and_then(|item| group(&item, report)),
+        admin: table.strings("admin", report).map(|items| selectors(&items, report)).unwrap_or_default(),
+        root: root.map_or(usual.root, |item| item.value),
+        proxy: table.string("proxy", report).and_then(|item| oauth::proxy(&item, report)),
+        ca_file: table.string("ca_file", report).and_then(|item| path::file(&item, report)),
+    }
+}
+
+/// `agent.ready`: what `listening` means is all that this version does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ready {
+    Listening,
+    Tokens,
+}
+
+fn group(item: &Item<'_, &str>, report: &mut Report) -> Option<Box<str>> {
+    match selector::name(item.value) {
+        Ok(name) => Some(name.into()),
+        Err(_) => {
+            report.fault(&item.spot, "is not a group's name", "write a name as `id -Gn` prints it");
+            None
+        }
+    }
+}
+
+/// The lines of `admin` or of an `allow`.
+pub(super) fn selectors(items: &[Item<'_, &str>], report: &mut Report) -> Vec<Selector> {
+    let mut selectors = Vec::new();
+    for item in items {
+        match Selector::parse(item.value) {
+            Ok(selector) if selector.names_a_unit() => {
+                report.unsupported(&item.spot, "admit by user: or group: until rules by unit: are");
+            }
+            Ok(selector) => selectors.push(selector),
+            Err(fault) => report.fault(&item.spot, fault.to_string(), fault.right()),
+        }
+    }
+    selectors
+}
+
+pub(super) fn limits(table: &Table<'_>, report: &mut Report) -> Limits {
+    let usual = Limits::default();
+    let mut number = |key: &'static str, usual: u32| {
+        let Some(item) = table.integer(key, report) else { return usual };
+        limits::number(item.value).unwrap_or_else(|fault| {
+            report.fault(&item.spot, fault.to_string(), format!("the default is {usual}"));
+            usual
+        })
+    };
+    let limits = Limits {
+        connections_total: number("connections_total", usual.connections_total),
+        connections: number("connections", usual.connections),
+        streams_per_connection: number("streams_per_connection", usual.streams_per_connection),
+        calls: number("calls", usual.calls),
+        watches: number("watches", usual.watches),
+        connects_per_second: number("connects_per_second", usual.connects_per_second),
+    };
+    for oddity in limits.oddities() {
+        report.warn(&table.spot_of(oddity.key()), oddity.to_string(), "write a lower number");
+    }
+    limits
+}
+
+pub(super) fn log(table: &Table<'_>, report: &mut Report) -> LogConfig {
+    let levels = [
+        ("error", LogLevel::Error),
+        ("warn", LogLevel::Warn),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+        ("trace", LogLevel::Trace),
+    ];
+    let formats = [("text", Some(LogFormat::Text)), ("json", Some(LogFormat::Json)), ("journal", None)];
+    let level = table.choice("level", &levels, report).map(|item| item.value).unwrap_or_default();
+    let format = table.choice("format", &formats, report).and_then(|item| {
+        if item.value.is_none() {
+            report.unsupported(&item.spot, "write format = \"text\" or \"json\"");
+        }
+        item.value
+    });
+    LogConfig { level, format: format.unwrap_or_default() }
+}
