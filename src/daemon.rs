@@ -39,7 +39,7 @@ use crate::{
         snapshot::{Profile, Snapshot},
     },
     store::{Identity, Reader},
-    timer::Time,
+    timer::{Time, WallSteps},
     token::ProfileName,
 };
 use control::{Asked, Control};
@@ -55,6 +55,8 @@ pub struct Parts {
     pub listener: UnixListener,
     /// The time.
     pub time: Arc<dyn Time>,
+    /// Hears of steps of the wall clock, where the time is the kernel's.
+    pub wall_steps: Option<WallSteps>,
     /// Makes what a profile needs to get its tokens.
     pub workshop: Arc<Workshop>,
     /// The log, to be set anew by a reload.
@@ -100,7 +102,7 @@ enum Ended {
     Server(std::io::Result<()>),
     Rotator(ProfileName),
     WallSteps(std::io::Error),
-    Names(Lookup),
+    Names(Option<Lookup>),
     Prepared(Box<Result<Prepared, Vec<String>>>),
 }
 
@@ -143,7 +145,7 @@ pub struct Daemon {
 impl Daemon {
     /// Reads the config, makes every profile and spawns every task: when this returns, the agent answers.
     pub async fn start(parts: Parts) -> Result<Self, Fatal> {
-        let Parts { read, listener, time, workshop, log, metrics, own_uid, degraded } = parts;
+        let Parts { read, listener, time, wall_steps, workshop, log, metrics, own_uid, degraded } = parts;
         let started = time.now();
         let prepared = load::prepare(&read, &workshop, own_uid, BTreeMap::new(), None).await.map_err(Fatal::Config)?;
         let config = &prepared.loaded.config;
@@ -202,8 +204,9 @@ impl Daemon {
         };
         daemon.commit(prepared).await.map_err(Fatal::Config)?;
         daemon.tasks.spawn("accept loop", async move { Ended::Server(server.serve(listener, phase_seen).await) });
-        let steps = daemon.time.wall_step_driver();
-        daemon.tasks.spawn("wall clock", async move { Ended::WallSteps(steps.await) });
+        if let Some(steps) = wall_steps {
+            daemon.tasks.spawn("wall clock", async move { Ended::WallSteps(steps.run().await) });
+        }
         Ok(daemon)
     }
 
@@ -237,9 +240,10 @@ impl Daemon {
                 },
                 () = denied.notified() => {}
                 () = async {
+                    // Without a clock the counts are told when the next event comes by, and at the end.
                     match audit_due {
-                        Some(due) => audit_alarm.sleep_until(due).await,
-                        None => std::future::pending().await,
+                        Some(due) if audit_alarm.sleep_until(due).await.is_ok() => {}
+                        _ => std::future::pending().await,
                     }
                 } => self.audit.tell_due(),
                 end = self.tasks.next() => match end {
@@ -253,7 +257,7 @@ impl Daemon {
                         self.metrics.degrade("wall-clock-steps");
                         tracing::warn!(%error, "steps of the wall clock are not noticed any more; refreshes go by the time since boot");
                     }
-                    Some(End::Done(Ended::Names(found))) => self.names_found(&found),
+                    Some(End::Done(Ended::Names(found))) => self.names_found(found),
                     Some(End::Done(Ended::Prepared(prepared))) => self.reload(*prepared).await,
                     Some(End::RotatorLost(name)) => self.replace_rotator(&name)?,
                     Some(End::Lost(what)) => return Err(Fatal::Lost(what)),
@@ -366,7 +370,7 @@ impl Daemon {
             let _gone = rotator.reconfigure(task).await;
         }
         for running in gone {
-            running.rotator.stop();
+            running.rotator.stop().await;
         }
         for warning in &done.warnings {
             tracing::warn!("{warning}");
@@ -427,22 +431,28 @@ impl Daemon {
         if self.lookers.len() == 1 {
             let wanted = self.config.names();
             self.tasks.spawn("look-up of names", async move {
-                // A look-up that panics finds nothing: what was known stays.
+                // After a look-up that panics, what was known stays.
                 let found = tokio::task::spawn_blocking(move || names::resolve(&wanted)).await;
-                Ended::Names(found.unwrap_or_default())
+                Ended::Names(found.ok())
             });
         }
     }
 
-    fn names_found(&mut self, found: &Lookup) {
+    fn names_found(&mut self, found: Option<Lookup>) {
         // What could not be asked is not thereby gone: a directory service that is down takes nobody's permission away.
-        let mut directory = found.directory.clone();
-        for name in found.failed.keys() {
-            if let Some(id) = self.directory.id(name) {
-                // It was fit to be in the directory before.
-                let _fit = directory.insert(name.clone(), id);
-            }
-        }
+        let directory = found.map_or_else(
+            || self.directory.clone(),
+            |found| {
+                let mut directory = found.directory;
+                for name in found.failed.keys() {
+                    if let Some(id) = self.directory.id(name) {
+                        // It was fit to be in the directory before.
+                        let _fit = directory.insert(name.clone(), id);
+                    }
+                }
+                directory
+            },
+        );
         if directory != self.directory {
             self.directory = directory;
             self.swap(self.time.now());

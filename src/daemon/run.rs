@@ -1,31 +1,181 @@
 //! `bloom-agent run`: the daemon as systemd, or a person, starts it.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use nix::unistd::{Uid, geteuid};
 use tokio::{
+    runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
 
-use super::Signal;
+use super::{
+    Daemon, Fatal, Parts, Signal,
+    load::{self, Loaded},
+    profile::Workshop,
+};
+use crate::{
+    clock::SystemClock,
+    config::{self, AgentConfig},
+    hardening::{self, Degraded},
+    locked::LockedPages,
+    log::{self, Log},
+    metrics::Metrics,
+    names, refresh,
+    server::{self, BindFault},
+    timer::KernelTime,
+};
 
-/// Turns the kernel's signals into ours, for as long as somebody listens.
-pub(super) async fn signals(listener: mpsc::Sender<Signal>) -> std::io::Result<()> {
+/// Where the config is when nobody says.
+pub const DEFAULT_CONFIG: &str = "/etc/bloom-agent/config.toml";
+
+/// Threads for what blocks: secret files, NSS, name look-ups of providers. A look-up cannot be cancelled, so this also
+/// bounds what hanging ones take.
+const BLOCKING_THREADS: usize = 8;
+
+/// Why `run` ends before it should.
+#[derive(Debug, thiserror::Error)]
+pub enum RunFault {
+    /// The daemon's own reason.
+    #[error(transparent)]
+    Daemon(#[from] Fatal),
+    /// No socket.
+    #[error(transparent)]
+    Bind(#[from] BindFault),
+    /// A group that cannot be given.
+    #[error("cannot give the socket to the group {group}\n{why}\n{remedy}")]
+    Group {
+        /// Its name.
+        group: String,
+        /// Why not.
+        why: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The kernel does not give what the agent needs.
+    #[error("cannot start: {what}\nthe system says: {why}\nfree some, or raise the limit, and start again")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// What it said.
+        why: io::Error,
+    },
+}
+
+/// Runs the agent until it is told to stop.
+pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
+    degraded.extend(hardening::no_new_privileges().err());
+    let Loaded { config, warnings: _ } = load::from_files(path).map_err(Fatal::Config)?;
+    let log = log::init(load::log_config(&config.log), Arc::new(SystemClock), log::stderr())
+        .map_err(|why| RunFault::System { what: "no log", why: io::Error::other(why) })?;
+    let log = Arc::new(log);
+    let panics = log::Panics::default();
+    log::install_panic_hook(panics.clone());
+    let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), log.dropped(), panics);
+
+    // Before there is a second thread: binding sets the umask, which is the process's.
+    let group = socket_group(&config.agent)?;
+    let mode = config.agent.socket_mode;
+    let bound = server::bind(server::Address { path: &config.agent.socket, mode, group })?;
+    for missing in &degraded {
+        metrics.degrade(missing.protection.as_str());
+        tracing::warn!("{missing}");
+    }
+    let socket = config.agent.socket.clone();
+    let path = PathBuf::from(path);
+    let degraded = degraded.iter().map(ToString::to_string).collect();
+    runtime()?.block_on(async move {
+        let (time, wall_steps) = KernelTime::new().map_err(|why| RunFault::System { what: "no timer", why })?;
+        let time = Arc::new(time);
+        let (listener, signals) = mpsc::channel(4);
+        // Before anything is served: a SIGTERM must never find the default action.
+        let heard = signals_of_the_kernel(listener).map_err(|why| RunFault::System { what: "no signals", why })?;
+        let daemon = Daemon::start(Parts {
+            read: Arc::new(move || load::from_files(&path)),
+            listener: bound.listener,
+            time: time.clone(),
+            wall_steps: Some(wall_steps),
+            workshop: Arc::new(Workshop {
+                credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+                pages: LockedPages::default(),
+                clock: time,
+                metrics: Arc::clone(&metrics),
+                floor: refresh::FLOOR,
+            }),
+            log: Some(log),
+            metrics,
+            own_uid: geteuid().as_raw(),
+            degraded,
+        })
+        .await?;
+        tracing::info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "serving");
+        tokio::select! {
+            ended = daemon.run(signals) => ended?,
+            () = heard => return Err(Fatal::Lost("signals").into()),
+        }
+        tracing::info!("stopped");
+        drop(bound.place);
+        Ok(())
+    })
+}
+
+/// One thread for all that serves: with two cores or fewer a second one gains nothing, and nothing here computes for long.
+pub(super) fn runtime() -> Result<Runtime, RunFault> {
+    Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
+        .map_err(|why| RunFault::System { what: "no event loop", why })
+}
+
+/// The group that the socket is given to.
+fn socket_group(agent: &AgentConfig) -> Result<Option<u32>, RunFault> {
+    let name = match &agent.socket_group {
+        Some(name) => name.to_string(),
+        // The default is the packaged group, for who can be meant by it.
+        None if binds_as_packaged() => config::DEFAULT_SOCKET_GROUP.to_owned(),
+        None => return Ok(None),
+    };
+    let fault = |why| RunFault::Group {
+        group: name.clone(),
+        why,
+        remedy: "create it (`groupadd --system NAME`), or name another one in agent.socket_group",
+    };
+    match names::group_id(&name) {
+        Ok(Some(gid)) => Ok(Some(gid)),
+        Ok(None) => Err(fault("this host knows no such group")),
+        Err(_) => Err(fault("it could not be looked up")),
+    }
+}
+
+fn binds_as_packaged() -> bool {
+    let own = geteuid();
+    own == Uid::from_raw(0) || names::user_name(own.as_raw()).as_deref() == Some("bloom-agent")
+}
+
+/// Turns the kernel's signals into ours, for as long as somebody listens. The handlers are in place when this returns.
+pub(super) fn signals_of_the_kernel(
+    listener: mpsc::Sender<Signal>,
+) -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    loop {
-        let heard = tokio::select! {
-            Some(()) = terminate.recv() => Signal::Stop,
-            Some(()) = interrupt.recv() => Signal::Stop,
-            Some(()) = hangup.recv() => Signal::Reload,
-            else => return Ok(()),
-        };
-        if listener.send(heard).await.is_err() {
-            return Ok(());
+    Ok(async move {
+        loop {
+            let heard = tokio::select! {
+                Some(()) = terminate.recv() => Signal::Stop,
+                Some(()) = interrupt.recv() => Signal::Stop,
+                Some(()) = hangup.recv() => Signal::Reload,
+                else => return,
+            };
+            if listener.send(heard).await.is_err() {
+                // The daemon is about to end; its end is what counts.
+                return std::future::pending().await;
+            }
         }
-    }
+    })
 }

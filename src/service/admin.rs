@@ -59,7 +59,7 @@ impl Admin {
         let profile = snapshot.profiles.get(request.get_ref().name.as_str()).ok_or(Refusal::UnknownProfile)?;
         let settled = tokio::select! {
             settled = timeout(caller.patience, profile.settle(Demand::Operator)) => settled.is_ok(),
-            () = agent.until_stopping() => return Err(Refusal::ShuttingDown),
+            () = agent.until_draining() => return Err(Refusal::ShuttingDown),
         };
         match profile.reader.attempts().last_failure {
             Some(failure) => {

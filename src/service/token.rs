@@ -13,13 +13,13 @@ use super::{
 };
 use crate::{
     access::Verb,
-    clock::WallTime,
+    clock::{Timestamp, WallTime},
     failure::FailureKind,
     metrics::Method,
     pb,
-    refresh::{Answer, Demand},
+    refresh::{Answer, Demand, Health},
     server,
-    store::{Closed, NoToken, Phase},
+    store::{Closed, Left, NoToken, Phase},
     token::{Generation, Scope, Token},
 };
 
@@ -73,6 +73,7 @@ impl Tokens {
         let caller = Caller::of(request)?;
         let asked = request.get_ref();
         let wanted = min_validity(asked.min_validity.as_ref())?;
+        let deadline = agent.clock.now().boot + caller.patience;
         let give_up = tokio::time::sleep(caller.patience);
         tokio::pin!(give_up);
         let mut demanded = false;
@@ -90,31 +91,27 @@ impl Tokens {
                 demanded = true;
                 tokio::select! {
                     _ = profile.settle(Demand::MinValidity(wanted)) => {}
-                    () = agent.until_stopping() => {}
+                    () = agent.until_draining() => {}
                     () = &mut give_up => {}
                 }
                 continue;
             }
-            if agent.is_stopping() {
-                return Err(Refusal::ShuttingDown);
-            }
-            let mut reader = profile.reader.clone();
-            tokio::select! {
-                waited = reader.wait(profile.identity, &*agent.clock, caller.patience) => match waited {
-                    // A reload may have passed while we waited: judge again, by the version in force.
-                    Ok(token) if agent.snapshot().version == admitted.version => {
-                        agent.granted(&caller.connection, &admitted, Verb::Get, &token);
-                        return Ok(token);
-                    }
-                    Ok(_) | Err(NoToken::Superseded) => {}
-                    Err(NoToken::Closed) => agent.until_changed(admitted.version).await,
-                    Err(NoToken::Later { failure, next }) => {
-                        let retry = next.since(agent.clock.now().boot);
-                        return Err(without_token(failure.map(|failure| failure.0.kind), retry));
-                    }
+            let waited = tokio::select! {
+                biased;
+                () = agent.until_draining() => return Err(Refusal::ShuttingDown),
+                waited = profile.reader.wait(profile.identity, &*agent.clock, deadline) => waited,
+                () = &mut give_up => return Err(agent.without_token(profile.reader.no_token(profile.identity))),
+            };
+            match waited {
+                // A reload may have passed meanwhile: judge again, by the version in force.
+                Ok(_) | Err(NoToken::Left(Left::Superseded)) => {}
+                // The rotator is gone: a version of the config that says why is on its way.
+                Err(NoToken::Left(Left::Closed(_))) => tokio::select! {
+                    () = agent.until_changed(admitted.version) => {}
+                    () = agent.until_draining() => return Err(Refusal::ShuttingDown),
+                    () = &mut give_up => return Err(Refusal::Internal),
                 },
-                () = agent.until_stopping() => return Err(Refusal::ShuttingDown),
-                () = &mut give_up => return Err(agent.timed_out(profile)),
+                Err(none) => return Err(agent.without_token(none)),
             }
         }
     }
@@ -206,11 +203,11 @@ impl Tokens {
         agent.audit.reported(caller.connection.peer(), &profile.name, reported, admitted.rule.as_str());
         let settled = tokio::select! {
             settled = timeout(caller.patience, profile.settle(Demand::Rejected(reported))) => settled.unwrap_or(Ok(())),
-            () = agent.until_stopping() => Ok(()),
+            () = agent.until_draining() => Ok(()),
         };
         if let Err(retry) = settled {
-            let retry = retry.unwrap_or_default().since(agent.clock.now().boot);
-            return Err(Refusal::Limit { what: "rejected tokens were reported too often for this profile", retry });
+            let what = "rejected tokens were reported too often for this profile";
+            return Err(Refusal::Limit { what, retry: retry.since(agent.clock.now().boot) });
         }
         // A reload may have taken the profile away from the caller meanwhile.
         let snapshot = agent.snapshot();
@@ -225,35 +222,35 @@ impl Tokens {
 impl Profile {
     /// Asks the rotator for a refresh, and waits until the attempt that it led to, if any, is settled. The error is the
     /// moment at which the budget of such refreshes has something left.
-    pub(super) async fn settle(&self, demand: Demand) -> Result<(), Option<crate::clock::Timestamp>> {
-        let mut reader = self.reader.clone();
+    pub(super) async fn settle(&self, demand: Demand) -> Result<(), Timestamp> {
         match self.rotator.demand(demand).await {
             Ok(Answer::Joined { attempt, .. }) => {
-                // A rotator that has ended settles nothing more; what is there is read again by the caller.
-                let _ended = reader.attempts_until(|attempts| attempts.settled >= attempt).await;
+                // Whatever ended the wait, the caller reads what is there now.
+                let _left = self.reader.settled(self.identity, attempt).await;
                 Ok(())
             }
-            Ok(Answer::Exhausted { retry }) => Err(Some(retry)),
+            Ok(Answer::Exhausted { retry }) => Err(retry),
             Ok(Answer::Unneeded) | Err(Closed) => Ok(()),
         }
     }
 }
 
 impl Agent {
-    /// What a caller whose patience ran out is told.
-    fn timed_out(&self, profile: &Profile) -> Refusal {
-        let attempts = profile.reader.attempts();
+    /// What a caller is told for whom there is no token.
+    fn without_token(&self, none: NoToken) -> Refusal {
         let now = self.clock.now().boot;
-        let retry = match attempts.phase {
-            Phase::InFlight => Duration::from_secs(1),
-            Phase::Idle { next } => next.since(now),
-        };
-        without_token(attempts.last_failure.map(|failure| failure.0.kind), retry)
+        // An attempt that is in flight ends soon.
+        let retry = |next: Option<Timestamp>| next.map_or(Duration::from_secs(1), |next| next.since(now));
+        match none {
+            NoToken::Failed { failure, next } => Refusal::Failed { kind: failure.0.kind, retry: retry(next), detail: None },
+            NoToken::Pending { next } => Refusal::Pending { retry: retry(next) },
+            NoToken::Left(_) => Refusal::Pending { retry: retry(None) },
+        }
     }
 
-    pub(super) async fn until_stopping(&self) {
+    pub(super) async fn until_draining(&self) {
         let mut phase = self.phase.clone();
-        // A daemon that is gone is stopping too.
+        // A daemon that is gone is draining too.
         let _gone = phase.wait_for(|phase| *phase == server::Phase::Draining).await;
     }
 
@@ -269,11 +266,11 @@ impl Agent {
         let attempts = profile.reader.attempts();
         // The rotator may not have heard of the newest config yet: then nothing is known of this identity.
         let failure = attempts.last_failure.as_ref().filter(|_| attempts.identity == profile.identity);
-        let state = match (&token, failure) {
-            (Some(_), None) => pb::TokenState::Valid,
-            (Some(_), Some(_)) => pb::TokenState::Degraded,
-            (None, None) => pb::TokenState::Pending,
-            (None, Some(_)) => pb::TokenState::Unavailable,
+        let state = match profile.reader.health(profile.identity, now.boot) {
+            Health::Pending => pb::TokenState::Pending,
+            Health::Valid => pb::TokenState::Valid,
+            Health::Degraded => pb::TokenState::Degraded,
+            Health::Unavailable => pb::TokenState::Unavailable,
         };
         let next = match attempts.phase {
             Phase::InFlight => None,
@@ -312,13 +309,6 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.agent.metrics.call(Method::WatchToken, self.code);
-    }
-}
-
-fn without_token(failure: Option<FailureKind>, retry: Duration) -> Refusal {
-    match failure {
-        Some(kind) => Refusal::Failed { kind, retry, detail: None },
-        None => Refusal::Pending { retry },
     }
 }
 

@@ -1,0 +1,331 @@
+//! `bloom-agent dev`: an issuer and an agent in one process, for whoever wants to see or use the API right now.
+//!
+//! No config, no root, no network but the loopback, where the issuer listens. It is the only way to an http:// endpoint.
+//! Everything lies in a fresh directory that only the own user may enter, and goes with the process.
+
+use std::{
+    ffi::OsString,
+    fmt::Write as _,
+    io::{self, Write},
+    os::unix::{
+        fs::{DirBuilderExt as _, OpenOptionsExt as _},
+        process::ExitStatusExt as _,
+    },
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    sync::Arc,
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal as UnixSignal, kill},
+    unistd::{Pid, geteuid},
+};
+use rand::{Rng as _, distr::Alphanumeric};
+use tokio::{process::Command, sync::mpsc};
+
+use super::{
+    Daemon, Fatal, Parts, Signal,
+    load::{self, Loaded},
+    profile::Workshop,
+    run::{RunFault, runtime, signals_of_the_kernel},
+};
+use crate::{
+    access::Selector,
+    clock::{Clock as _, SystemClock},
+    config::{self, Config, Kind, SourceFile},
+    dev_issuer::{DevIssuer, Dialect, Options as IssuerOptions},
+    hardening::Before,
+    locked::LockedPages,
+    log,
+    metrics::Metrics,
+    oauth2::Endpoint,
+    server,
+    store::{Identity, Reader},
+    timer::{KernelTime, Time as _},
+    token::{Generation, ProfileName},
+};
+
+/// The one profile.
+const PROFILE: &str = "bloom";
+/// Between two successful fetches; short lives need a short one.
+const FLOOR: Duration = Duration::from_secs(1);
+
+/// What `dev` is told.
+pub struct Options {
+    /// How long a token lives, from 2 s on.
+    pub lifetime: Duration,
+    /// Whose manners the issuer has.
+    pub dialect: Dialect,
+    /// A command to run with the agent's socket in its environment; empty for none.
+    pub command: Vec<OsString>,
+    /// The caller's umask and limits, which the command gets back.
+    pub before: Before,
+}
+
+/// Why `dev` ends before it should.
+#[derive(Debug, thiserror::Error)]
+pub enum DevFault {
+    /// As of `run`.
+    #[error(transparent)]
+    Run(#[from] RunFault),
+    /// The system refuses something.
+    #[error("cannot {what}\nthe system says: {why}\n{remedy}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What it said.
+        why: io::Error,
+        /// What to do.
+        remedy: &'static str,
+    },
+}
+
+impl From<Fatal> for DevFault {
+    fn from(fatal: Fatal) -> Self {
+        Self::Run(fatal.into())
+    }
+}
+
+/// Runs it until a signal comes or the command ends; returns the exit status.
+pub fn dev(options: Options) -> Result<u8, DevFault> {
+    let home = home()?;
+    let socket = home.path().join("agent.sock");
+    let secret_file = home.path().join("client-secret");
+    let secret = random_text(40);
+    write_secret(&secret_file, &secret)?;
+
+    let log_config = log::LogConfig { level: tracing::Level::WARN, ..log::LogConfig::default() };
+    let log = log::init(log_config, Arc::new(SystemClock), log::stderr())
+        .map_err(|why| RunFault::System { what: "no log", why: io::Error::other(why) })?;
+    let panics = log::Panics::default();
+    log::install_panic_hook(panics.clone());
+    let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), log.dropped(), panics);
+    let bound = server::bind(server::Address { path: &socket, mode: 0o600, group: None }).map_err(RunFault::from)?;
+
+    let code = runtime()?.block_on(async {
+        let client_id = random_text(20);
+        let mut issuer = IssuerOptions::new(options.dialect, client_id.clone(), secret);
+        issuer.lifetime = options.lifetime;
+        let (issuer, serve_issuer) = DevIssuer::bind(issuer).map_err(|why| DevFault::System {
+            what: "open a port on the loopback for the issuer",
+            why,
+            remedy: "bring up the loopback interface (`ip link set lo up`) and start again",
+        })?;
+        let config = dev_config(&issuer, options.dialect, &client_id, &secret_file)?;
+        let (time, wall_steps) = KernelTime::new().map_err(|why| RunFault::System { what: "no timer", why })?;
+        let time = Arc::new(time);
+        let (signal, signals) = mpsc::channel(4);
+        let daemon = Daemon::start(Parts {
+            read: Arc::new(move || Ok(Loaded { config: config.clone(), warnings: Vec::new() })),
+            listener: bound.listener,
+            time: time.clone(),
+            wall_steps: Some(wall_steps),
+            workshop: Arc::new(Workshop {
+                credentials: None,
+                pages: LockedPages::default(),
+                clock: time.clone(),
+                metrics: Arc::clone(&metrics),
+                floor: FLOOR,
+            }),
+            log: None,
+            metrics,
+            own_uid: geteuid().as_raw(),
+            degraded: Vec::new(),
+        })
+        .await?;
+        let rotations = daemon.reader(PROFILE);
+        let served = daemon.run(signals);
+        tokio::pin!(served, serve_issuer);
+
+        if options.command.is_empty() {
+            let kernel = signals_of_the_kernel(signal).map_err(|why| RunFault::System { what: "no signals", why })?;
+            tell(&introduction(&socket, options.lifetime))?;
+            tokio::select! {
+                ended = &mut served => ended?,
+                () = &mut serve_issuer => return Err(Fatal::Lost("issuer").into()),
+                () = kernel => return Err(Fatal::Lost("signals").into()),
+                told = tell_rotations(rotations, time) => told?,
+            }
+            return Ok(0);
+        }
+        let command = run_command(&options, &socket);
+        tokio::pin!(command);
+        let status = tokio::select! {
+            status = &mut command => status?,
+            ended = &mut served => {
+                ended?;
+                return Err(Fatal::Lost("accept loop").into());
+            }
+            () = &mut serve_issuer => return Err(Fatal::Lost("issuer").into()),
+        };
+        // The command is over; who else holds a connection has had its time.
+        let _gone = signal.try_send(Signal::Stop);
+        let _gone = signal.try_send(Signal::Stop);
+        tokio::select! {
+            ended = &mut served => ended?,
+            () = &mut serve_issuer => {}
+        }
+        Ok(exit_status(status))
+    });
+    drop(bound.place);
+    code
+}
+
+/// A fresh directory of mode 0700, where the user's own runtime directory is, else in /tmp.
+fn home() -> Result<tempfile::TempDir, DevFault> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("bloom-agent-dev-");
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
+    // tempfile makes directories with mode 0700.
+    let made = match runtime.map(|runtime| builder.tempdir_in(runtime)) {
+        Some(Ok(made)) => Ok(made),
+        _ => builder.tempdir(),
+    };
+    made.map_err(|why| DevFault::System {
+        what: "make a directory for the socket",
+        why,
+        remedy: "make /tmp writable, or set TMPDIR to a directory of your own",
+    })
+}
+
+fn random_text(length: usize) -> String {
+    rand::rng().sample_iter(Alphanumeric).take(length).map(char::from).collect()
+}
+
+fn write_secret(path: &Path, secret: &str) -> Result<(), DevFault> {
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(secret.as_bytes())).map_err(|why| DevFault::System {
+        what: "write the issuer's client secret",
+        why,
+        remedy: "free some space in the directory for temporary files",
+    })
+}
+
+/// The same config as a person would write it, but for its endpoint, which no text can name.
+fn dev_config(issuer: &DevIssuer, dialect: Dialect, client_id: &str, secret: &Path) -> Result<Config, DevFault> {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ok = write!(
+        text,
+        "[tokens.{PROFILE}]\nprovider = \"bloom\"\nenvironment = \"sandbox\"\nclient_id = \"{client_id}\"\n\
+         client_secret.file = {}\nscopes = [\"data-access:all\"]\n",
+        toml::Value::String(secret.display().to_string()),
+    );
+    let source = SourceFile { name: "dev".into(), text, kind: Kind::Main };
+    let lines = |problems: config::Problems| Fatal::Config(problems.as_slice().iter().map(ToString::to_string).collect());
+    let mut config = config::read(&[source]).map_err(lines)?;
+    config.agent.admin = vec![Selector::of_uid(geteuid().as_raw())];
+    let address = issuer.address().ok_or(Fatal::Lost("issuer"))?;
+    if let Some(profile) = config.tokens.get_mut(PROFILE) {
+        profile.client.endpoint =
+            Endpoint::loopback(address, dialect.token_path()).map_err(|_| Fatal::Lost("issuer"))?;
+    }
+    Ok(config)
+}
+
+fn introduction(socket: &Path, lifetime: Duration) -> String {
+    let cli = sibling_cli().map_or_else(|| "cargo run -q --bin bloom-agent-cli --".to_owned(), |cli| quoted(&cli));
+    format!(
+        "An agent with an issuer of its own; tokens live {} s. Ctrl-C ends it. In another shell:\n\n\
+         export BLOOM_AGENT_SOCK={}\n\
+         {cli} token {PROFILE}\n\
+         {cli} watch {PROFILE}\n\n",
+        lifetime.as_secs(),
+        quoted(socket),
+    )
+}
+
+/// The other program, if it stands beside this one.
+fn sibling_cli() -> Option<PathBuf> {
+    let cli = std::env::current_exe().ok()?.with_file_name("bloom-agent-cli");
+    cli.is_file().then_some(cli)
+}
+
+/// For a shell, only where it needs it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+/// Whoever pipes our output into `head` is served on; a full disk is nothing to end for either.
+fn tell(text: &str) -> Result<(), DevFault> {
+    let mut out = io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(why) if why.kind() != io::ErrorKind::BrokenPipe => Err(DevFault::System {
+            what: "write to the standard output",
+            why,
+            remedy: "free some space, or send the output elsewhere",
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// One line per rotation, for ever.
+async fn tell_rotations(rotations: Option<(Identity, Reader)>, time: Arc<KernelTime>) -> Result<(), DevFault> {
+    let Some((identity, mut reader)) = rotations else { return std::future::pending().await };
+    let mut last: Option<Generation> = None;
+    loop {
+        let token = reader.current_and_mark(identity, time.now().boot);
+        if let Some(token) = token.filter(|token| Some(token.generation) != last) {
+            last = Some(token.generation);
+            let (name, generation) = (&token.name, token.generation);
+            tell(&format!("{name}: token {generation} until {}\n", token.life.expires_wall()))?;
+        }
+        if reader.rotated().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Runs the command to its end. As under ssh-agent, a signal from the terminal is the command's affair; one that is sent
+/// to us alone is passed on to it.
+async fn run_command(options: &Options, socket: &Path) -> Result<ExitStatus, DevFault> {
+    let (program, arguments) = options.command.split_first().ok_or(Fatal::Lost("command"))?;
+    let before = options.before;
+    let mut command = Command::new(program);
+    command.args(arguments).env("BLOOM_AGENT_SOCK", socket).kill_on_drop(true);
+    // SAFETY: `restore` makes two system calls and nothing else, which is all that is allowed between fork and exec
+    // (signal-safety(7)).
+    #[allow(unsafe_code)]
+    unsafe {
+        command.pre_exec(move || before.restore());
+    }
+    let (listener, mut signals) = mpsc::channel(4);
+    let heard = signals_of_the_kernel(listener).map_err(|why| RunFault::System { what: "no signals", why })?;
+    tokio::pin!(heard);
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(why) => {
+            let code = if why.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
+            // As env(1) does; the exit status says the same where stderr is closed.
+            let _closed = writeln!(io::stderr(), "bloom-agent: cannot run {}: {why}", program.display());
+            return Ok(ExitStatus::from_raw(code << 8));
+        }
+    };
+    loop {
+        tokio::select! {
+            ended = child.wait() => {
+                return ended.map_err(|why| DevFault::System { what: "wait for the command", why, remedy: "start again" });
+            }
+            () = &mut heard => return Err(Fatal::Lost("signals").into()),
+            Some(signal) = signals.recv() => {
+                let pass_on = match signal {
+                    Signal::Stop => UnixSignal::SIGTERM,
+                    Signal::Reload => UnixSignal::SIGHUP,
+                };
+                if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+                    // It may have ended in this instant.
+                    let _ended = kill(Pid::from_raw(pid), pass_on);
+                }
+            }
+        }
+    }
+}
+
+/// The command's own, or 128 + n for signal n.
+fn exit_status(status: ExitStatus) -> u8 {
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
+}
