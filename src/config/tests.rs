@@ -221,6 +221,10 @@ fn each_fault_of_a_profile_is_told_with_its_line_and_its_key() {
         ("Audience = \"C\"", "…: is no key of this table; did you mean audience?"),
         ("C4N4RY = 1", "…: is no key of this table; the keys here are"),
         ("password = \"C\"", &format!("password: {SECRET}")),
+        (
+            "client_secrets.file = \"/C\"",
+            "client_secrets: is no key of this table; did you mean client_secret?",
+        ),
         ("client_secret_text = \"C\"", &format!("client_secret_text: {SECRET}")),
         ("client_secret_next = \"C\"", &format!("client_secret_next: {SECRET}")),
         ("client_secret_next = 5", &format!("client_secret_next: {SECRET}")),
