@@ -323,7 +323,7 @@ fn oracle(root: RootAccess, own_uid: u32, allow: Option<&[&str]>, peer: &Peer) -
     let term = |text: &str| match text {
         "uid:0" | "user:root" => peer.uid == 0,
         "uid:1001" | "user:billing" => peer.uid == 1001,
-        "gid:500" | "group:credit" => peer.gid == 500 || peer.groups.iter().any(|gid| *gid == 500),
+        "gid:500" | "group:credit" => peer.gid == 500 || peer.groups.contains(&500),
         "uid:65534" | "user:nobody" => false,
         "unit:x.service" => matches!(&peer.unit, Some(unit) if unit.as_str() == "x.service"),
         "unit:x@.service" => matches!(&peer.unit, Some(unit) if unit.as_str() == "x@1.service"),

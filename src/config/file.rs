@@ -68,7 +68,12 @@ impl<'a> File<'a> {
             } else {
                 whole = false;
                 let wrong = format!("is not TOML: {}", error.message());
-                report.syntax(self.exact(at), "", wrong.into(), "texts stand in quotes, lists in [ ]");
+                report.syntax(
+                    self.exact(at),
+                    "",
+                    wrong.into(),
+                    "mend it; what else the file has is told then",
+                );
             }
         }
         whole.then_some(tree)
@@ -76,16 +81,19 @@ impl<'a> File<'a> {
 
     /// The line of a byte.
     fn place(&self, at: usize) -> Place {
-        let line = self.lines.partition_point(|start| *start <= at);
-        Place { file: self.name.clone(), line: u32::try_from(line).ok(), column: None }
+        Place { file: self.name.clone(), line: u32::try_from(self.line(at)).ok(), column: None }
     }
 
     /// The line and the character of a byte.
     fn exact(&self, at: usize) -> Place {
-        let place = self.place(at);
-        let start = self.lines.iter().rev().find(|start| **start <= at).copied().unwrap_or_default();
+        let start = self.lines.get(self.line(at) - 1).copied().unwrap_or_default();
         let column = self.text.get(start..at).map_or(0, |before| before.chars().count()) + 1;
-        Place { column: u32::try_from(column).ok(), ..place }
+        Place { column: u32::try_from(column).ok(), ..self.place(at) }
+    }
+
+    /// From 1: the first line starts at 0, so some line always starts before any byte.
+    fn line(&self, at: usize) -> usize {
+        self.lines.partition_point(|start| *start <= at).max(1)
     }
 }
 
@@ -142,7 +150,7 @@ impl<'a> Table<'a> {
         report: &mut Report,
     ) -> Self {
         report.note(&spot);
-        for key in entries.keys() {
+        for (key, value) in entries {
             let name: &str = key.get_ref();
             if known.contains(&name) {
                 report.note(&spot.key(key, name));
@@ -150,7 +158,7 @@ impl<'a> Table<'a> {
             }
             let at = spot.key(key, key::printable(name));
             match key::meant(name, known) {
-                _ if key::looks_secret(name) => report.secret(&at),
+                _ if key::looks_secret(name) && !value.get_ref().is_table() => report.secret(&at),
                 Some(meant) => report.fault(&at, "is no key of this table", format!("did you mean {meant}?")),
                 None if known.is_empty() => report.fault(&at, "is no key of this table", "take it out"),
                 None => report.fault(

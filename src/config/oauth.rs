@@ -116,7 +116,7 @@ pub(super) fn resource(items: &[Item<'_, &str>], report: &mut Report) -> Vec<Box
                 "is not an absolute URI without a fragment (RFC 8707)",
                 "write \"https://host/path\"",
             );
-        } else if resources.iter().any(|known: &Box<str>| known.as_ref() == item.value) {
+        } else if resources.contains(&Box::from(item.value)) {
             report.fault(&item.spot, "stands twice in the list", "keep one of the two");
         } else {
             resources.push(item.value.into());
@@ -135,7 +135,7 @@ pub(super) fn scopes(items: &[Item<'_, &str>], report: &mut Report) -> Vec<Scope
             }
             Ok(scope) => scopes.push(scope),
             Err(fault) => {
-                report.fault(&item.spot, fault.to_string(), "write one scope in each pair of quotes")
+                report.fault(&item.spot, fault.to_string(), "write one scope in each pair of quotes");
             }
         }
     }

