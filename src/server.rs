@@ -10,7 +10,7 @@
 //! - It knows no token and no secret: it hands requests to a service and bytes to a socket.
 
 mod accept;
-pub mod bind;
+mod bind;
 mod call;
 mod connection;
 mod limits;
@@ -49,7 +49,7 @@ use self::{
     wire::{Traffic, Wire},
 };
 pub use self::{
-    bind::{Address, BindFault, Bound, bind},
+    bind::{Address, BindFault, Bound, Occupant, Place, bind},
     call::Faults,
     connection::Connection,
     limits::{Book, Census, WatchPermit},
@@ -165,6 +165,7 @@ where
         let peer = match (self.observe)(stream.as_fd()) {
             Ok(peer) => peer,
             Err(error) => {
+                self.book.count_refused();
                 // Nobody's uid is all ones; this is the entry of those who have none.
                 if self.book.mention(u32::MAX, Mention::Refused, now) {
                     tracing::warn!(%error, "a connection is refused: the kernel does not say whose it is");
@@ -263,7 +264,8 @@ where
     }
 }
 
-async fn draining(mut phase: watch::Receiver<Phase>) {
+/// Waits until the agent drains: a watch ends itself then.
+pub async fn draining(mut phase: watch::Receiver<Phase>) {
     // Nobody can say any more that it is over: it is.
     let _ = phase.wait_for(|phase| *phase == Phase::Draining).await;
 }

@@ -93,6 +93,10 @@ impl Book {
         self.ledger().mention(uid, what, now)
     }
 
+    pub(super) fn count_refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn count_cut(&self) {
         self.cut.fetch_add(1, Ordering::Relaxed);
     }
@@ -109,7 +113,7 @@ impl Book {
     fn granted(&self, ask: impl FnOnce(&mut Ledger) -> Result<(), Exceeded>) -> Result<(), Exceeded> {
         let answer = ask(&mut self.ledger());
         if answer.is_err() {
-            self.refused.fetch_add(1, Ordering::Relaxed);
+            self.count_refused();
         }
         answer
     }

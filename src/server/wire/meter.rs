@@ -19,7 +19,7 @@ const PER_HEAD: i32 = 8;
 /// One frame of credit for so many bytes written: 4 per KiB.
 const BYTES_PER_FRAME: usize = 256;
 
-/// The sender was told nothing and is gone: there is nobody to talk to.
+/// The budget is gone, and time has not made up for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Flood;
 
