@@ -2,6 +2,7 @@
 pub mod access;
 pub mod clock;
 pub mod failure;
+pub mod http;
 pub mod limits;
 pub mod oauth2;
 pub mod obtain;
