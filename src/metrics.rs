@@ -338,7 +338,8 @@ impl Collector for Cells {
         family(encoder, "build_info", "The version that runs; always 1.", None, Gauge)?
             .gauge(&[("version", self.version)], 1)?;
 
-        let mut calls = family(encoder, "calls", "Calls answered, by gRPC method and status.", None, Counter)?;
+        let mut calls =
+            family(encoder, "calls", "Calls answered, by gRPC method and status.", None, Counter)?;
         for ((method, label, _), row) in Method::ALL.iter().zip(&self.calls) {
             for (code, cell) in CODES.iter().zip(row) {
                 let value = cell.load(Relaxed);

@@ -13,14 +13,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Dialect, Options, answer,
-    answer::{Reply, judge},
+    Dialect, Options,
+    answer::{self, Refusal, Reply, judge, new_token},
     request::TokenRequest,
 };
-use crate::{
-    clock::WallTime,
-    dev_issuer::answer::{Refusal, new_token},
-};
+use crate::clock::WallTime;
 
 /// How many requests are remembered: the newest. All are counted.
 pub const MAX_RECORDED: usize = 1000;
@@ -185,6 +182,13 @@ struct Book {
     granted: u64,
 }
 
+/// Whether a request uses up a fault: only token requests do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spend {
+    OneFault,
+    Nothing,
+}
+
 /// Waits for the next release.
 pub(super) struct Release(watch::Receiver<u64>);
 
@@ -239,27 +243,20 @@ impl State {
         Release(self.released.subscribe())
     }
 
-    /// Remembers the request and says what is to happen to it.
-    pub(super) fn token_request(&self, request: Recorded) -> Option<Fault> {
+    /// Remembers the request, counts it, and says what is to happen to it.
+    pub(super) fn record(&self, request: Recorded, spend: Spend) -> Option<Fault> {
         let mut book = self.book();
-        let fault = book.faults.pop_front().or_else(|| book.rule.clone());
-        self.record(book, request);
-        fault
-    }
-
-    /// Remembers a request that is no token request; no fault is spent on it.
-    pub(super) fn other_request(&self, request: Recorded) -> Option<Fault> {
-        self.record(self.book(), request);
-        None
-    }
-
-    fn record(&self, mut book: MutexGuard<'_, Book>, request: Recorded) {
         if book.recorded.len() == MAX_RECORDED {
             book.recorded.pop_front();
         }
         book.recorded.push_back(request);
+        let fault = match spend {
+            Spend::OneFault => book.faults.pop_front().or_else(|| book.rule.clone()),
+            Spend::Nothing => None,
+        };
         drop(book);
         self.arrived.send_modify(|count| *count += 1);
+        fault
     }
 
     pub(super) fn answer(&self, headers: &HeaderMap, body: &[u8], change: Change) -> Reply {
