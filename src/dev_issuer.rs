@@ -11,6 +11,7 @@
 
 mod answer;
 mod control;
+mod fault;
 mod request;
 
 use std::{
@@ -37,8 +38,10 @@ use tokio::{
 };
 
 pub use answer::{Reply, TOKEN_PREFIX};
-use control::{Act, Spend, State, Wait};
-pub use control::{Control, Ending, Fault, MAX_RECORDED, Outage, Recorded};
+pub use control::{Control, MAX_RECORDED, Outage, Recorded};
+use control::{Spend, State};
+use fault::{Act, Wait};
+pub use fault::{Ending, Fault};
 
 /// The longest body that is read: a secret of 64 KiB, every byte percent-encoded, and the rest.
 const MAX_BODY_BYTES: usize = 256 * 1024;

@@ -2,7 +2,7 @@
 //!
 //! - Only targets of this crate and of its programs pass, at any level: what hyper, h2, reqwest, rustls or tonic would
 //!   print of a body or a header has no way here. There is no bridge from the `log` crate either.
-//! - Control characters never reach the reader raw, whoever wrote them ([`line`]): one event is one line.
+//! - Control characters never reach the reader raw, whoever wrote them ([`mod@line`]): one event is one line.
 //! - Logging never blocks a call: [`queue`] drops lines, and counts them, when nobody reads.
 //! - No escape sequence is ever written, not even to a terminal.
 //! - The audit ([`crate::audit`]) passes at every level: verbosity is not a reason to forget who got what.
