@@ -24,7 +24,7 @@ use crate::{
     log::AUDIT_TARGET,
     token::{Generation, ProfileName},
 };
-use tally::Denials;
+use tally::{Denials, Denied};
 
 pub use tally::MAX_DENIALS;
 
@@ -124,7 +124,10 @@ impl Audit {
         if told.0.swap(generation.as_u64(), Relaxed) == generation.as_u64() {
             return;
         }
-        let first = self.lock().grant(peer, profile, generation);
+        let (first, due) = {
+            let mut books = self.lock();
+            (books.grant(peer, profile, generation), self.due(&mut books))
+        };
         if first {
             tell(&Event {
                 profile: Some(profile.as_str()),
@@ -133,13 +136,13 @@ impl Audit {
                 ..Event::of(peer, "granted", verb_word(verb))
             });
         }
-        self.tell_due();
+        due.iter().for_each(Denied::tell);
     }
 
     /// `peer` is refused. `profile` is `None` for a name that no profile has: whatever a caller makes up is one key.
     pub fn denied(&self, peer: &Peer, verb: Verb, profile: Option<&ProfileName>) {
         let due = self.lock().denials.deny(peer, verb, profile, self.now());
-        due.iter().for_each(tally::Told::tell);
+        due.iter().for_each(Denied::tell);
     }
 
     /// An admin's call that was let through by `rule`, on a profile if it is about one.
@@ -170,14 +173,18 @@ impl Audit {
 
     /// Tells the counts whose minute is over.
     pub fn tell_due(&self) {
-        let due = self.lock().denials.due(self.now());
-        due.iter().for_each(tally::Told::tell);
+        let due = self.due(&mut self.lock());
+        due.iter().for_each(Denied::tell);
     }
 
     /// Tells every count, at the end.
     pub fn flush(&self) {
         let all = self.lock().denials.all(self.now());
-        all.iter().for_each(tally::Told::tell);
+        all.iter().for_each(Denied::tell);
+    }
+
+    fn due(&self, books: &mut Books) -> Vec<Denied> {
+        if books.denials.is_empty() { Vec::new() } else { books.denials.due(self.now()) }
     }
 
     fn now(&self) -> Timestamp {

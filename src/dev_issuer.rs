@@ -11,6 +11,7 @@
 
 mod answer;
 mod control;
+mod fault;
 mod request;
 
 use std::{
@@ -28,11 +29,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt as _, Limited};
-use hyper::{
-    body::Incoming,
-    server::conn::http1,
-    service::service_fn,
-};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -41,8 +38,10 @@ use tokio::{
 };
 
 pub use answer::{Reply, TOKEN_PREFIX};
-pub use control::{Control, Ending, Fault, MAX_RECORDED, Outage, Recorded};
-use control::{Act, State, Wait};
+pub use control::{Control, MAX_RECORDED, Outage, Recorded};
+use control::{Spend, State};
+use fault::{Act, Wait};
+pub use fault::{Ending, Fault};
 
 /// The longest body that is read: a secret of 64 KiB, every byte percent-encoded, and the rest.
 const MAX_BODY_BYTES: usize = 256 * 1024;
@@ -212,7 +211,7 @@ async fn handle(state: Arc<State>, request: Request<Incoming>) -> Result<Respons
         headers: parts.headers.clone(),
         body: body.clone(),
     };
-    let fault = if is_token_request { state.token_request(recorded) } else { state.other_request(recorded) };
+    let fault = state.record(recorded, if is_token_request { Spend::OneFault } else { Spend::Nothing });
 
     state.up_again().await;
     if !is_endpoint {

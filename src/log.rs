@@ -2,7 +2,7 @@
 //!
 //! - Only targets of this crate and of its programs pass, at any level: what hyper, h2, reqwest, rustls or tonic would
 //!   print of a body or a header has no way here. There is no bridge from the `log` crate either.
-//! - Control characters never reach the reader raw, whoever wrote them ([`line`]): one event is one line.
+//! - Control characters never reach the reader raw, whoever wrote them ([`mod@line`]): one event is one line.
 //! - Logging never blocks a call: [`queue`] drops lines, and counts them, when nobody reads.
 //! - No escape sequence is ever written, not even to a terminal.
 //! - The audit ([`crate::audit`]) passes at every level: verbosity is not a reason to forget who got what.
@@ -13,7 +13,7 @@ pub mod queue;
 use std::{
     fmt,
     io::{self, Write},
-    os::fd::AsFd as _,
+    os::fd::AsFd,
     panic,
     sync::{
         Arc, Mutex, PoisonError,
@@ -296,21 +296,25 @@ impl<S: Subscriber> Layer<S> for Lines {
     }
 }
 
-/// Stderr without a lock and without std's habit of taking a closed one for a good one. It waits where somebody who
-/// shares the terminal has made it non-blocking.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Stderr;
+/// Stderr, for [`init`].
+pub fn stderr() -> Unbuffered<io::Stderr> {
+    Unbuffered(io::stderr())
+}
 
-impl Write for Stderr {
+/// A descriptor written to without a lock, and without std's habit of taking a closed stderr for a good one. Where somebody
+/// who shares the terminal or the pipe has made it non-blocking, it waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Unbuffered<D>(D);
+
+impl<D: AsFd> Write for Unbuffered<D> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let stderr = io::stderr();
+        let descriptor = self.0.as_fd();
         loop {
-            match nix::unistd::write(stderr.as_fd(), bytes) {
+            match nix::unistd::write(descriptor, bytes) {
                 Ok(written) => return Ok(written),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => {
-                    let mut wait = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-                    match poll(&mut wait, PollTimeout::NONE) {
+                    match poll(&mut [PollFd::new(descriptor, PollFlags::POLLOUT)], PollTimeout::NONE) {
                         Ok(_) | Err(Errno::EINTR) => {}
                         Err(errno) => return Err(errno.into()),
                     }

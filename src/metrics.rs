@@ -7,6 +7,8 @@
 //! - `build_info` is a gauge: node_exporter's textfile collector refuses a file with the type `info`, which the Prometheus
 //!   text format does not have.
 
+mod text;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -16,17 +18,11 @@ use std::{
     },
 };
 
-use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, text},
-    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
-    registry::{Registry, Unit},
-};
+use prometheus_client::{encoding, registry::Registry};
 use tonic::Code;
 
 use crate::{
     access::Verb,
-    audit::verb_word,
     clock::WallTime,
     failure::FailureKind,
     log::{DroppedLines, Panics},
@@ -263,7 +259,7 @@ impl Metrics {
     /// The OpenMetrics text, sorted, ending in `# EOF` and a newline.
     pub fn text(&self) -> String {
         let mut text = String::with_capacity(4096);
-        match text::encode(&mut text, &self.registry) {
+        match encoding::text::encode(&mut text, &self.registry) {
             Ok(()) => text,
             // Writing to a String cannot fail; a text that was cut off would be worse than an empty one.
             Err(fmt::Error) => "# EOF\n".to_owned(),
@@ -303,235 +299,5 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-type Label<'a> = (&'static str, &'a str);
-
-/// One metric family as it is written.
-struct Family<'a> {
-    metric: MetricEncoder<'a>,
-}
-
-impl Family<'_> {
-    fn counter(&mut self, labels: &[Label<'_>], value: u64) -> fmt::Result {
-        ConstCounter::new(value).encode(self.metric.encode_family(&labels)?)
-    }
-
-    fn gauge(&mut self, labels: &[Label<'_>], value: i64) -> fmt::Result {
-        ConstGauge::new(value).encode(self.metric.encode_family(&labels)?)
-    }
-}
-
-fn family<'a>(
-    encoder: &'a mut DescriptorEncoder<'_>,
-    name: &'a str,
-    help: &str,
-    unit: Option<&'a Unit>,
-    kind: MetricType,
-) -> Result<Family<'a>, fmt::Error> {
-    Ok(Family { metric: encoder.encode_descriptor(name, help, unit, kind)? })
-}
-
-impl Collector for Cells {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        use MetricType::{Counter, Gauge};
-
-        let encoder = &mut encoder;
-        family(encoder, "build_info", "The version that runs; always 1.", None, Gauge)?
-            .gauge(&[("version", self.version)], 1)?;
-
-        let mut calls = family(encoder, "calls", "Calls answered, by gRPC method and status.", None, Counter)?;
-        for ((method, label, _), row) in Method::ALL.iter().zip(&self.calls) {
-            for (code, cell) in CODES.iter().zip(row) {
-                let value = cell.load(Relaxed);
-                // A series that begins at 0 can be seen to rise; 17 of them for each method would drown it.
-                if value > 0 || (*code == "OK" && *method != Method::Unknown) {
-                    calls.counter(&[("method", label), ("code", code)], value)?;
-                }
-            }
-        }
-
-        scalar(encoder, "connections", "Open connections.", self.connections.load(Relaxed))?;
-
-        let degraded = lock(&self.degraded).clone();
-        if !degraded.is_empty() {
-            let help = "What the agent must do without on this host: 1 while it does.";
-            let mut family = family(encoder, "degraded", help, None, Gauge)?;
-            for (what, value) in &degraded {
-                family.gauge(&[("what", what)], i64::from(*value))?;
-            }
-        }
-
-        let mut denied = family(encoder, "denied", "Calls denied, by what was asked for.", None, Counter)?;
-        for (verb, cell) in VERBS.iter().zip(&self.denied) {
-            denied.counter(&[("verb", verb_word(*verb))], cell.load(Relaxed))?;
-        }
-
-        let help = "Log lines that were dropped because nobody read them.";
-        total(encoder, "log_lines_dropped", help, self.dropped_lines.count())?;
-        total(encoder, "panics", "Panics: each is a fault of the agent.", self.panics.count())?;
-
-        let profiles = lock(&self.profiles).clone();
-        if !profiles.is_empty() {
-            encode_profiles(encoder, &profiles)?;
-        }
-
-        let help = "Open WatchToken streams and health watches.";
-        scalar(encoder, "watches", help, self.watches.load(Relaxed))
-    }
-}
-
-fn encode_profiles(
-    encoder: &mut DescriptorEncoder<'_>,
-    profiles: &BTreeMap<ProfileName, Arc<ProfileMetrics>>,
-) -> fmt::Result {
-    use MetricType::{Counter, Gauge};
-
-    let deviations: Vec<_> = profiles
-        .iter()
-        .flat_map(|(name, numbers)| {
-            lock(&numbers.deviations).iter().map(|(kind, count)| (name, *kind, *count)).collect::<Vec<_>>()
-        })
-        .collect();
-    if !deviations.is_empty() {
-        let help = "Answers taken although they depart from the RFC.";
-        let mut family = family(encoder, "provider_deviations", help, None, Counter)?;
-        for (name, kind, count) in deviations {
-            family.counter(&[("profile", name.as_str()), ("kind", kind)], count)?;
-        }
-    }
-
-    let mut refreshes = family(encoder, "refreshes", "Attempts to get a token, by outcome.", None, Counter)?;
-    for (name, numbers) in profiles {
-        for (outcome, cell) in OUTCOMES.iter().zip(&numbers.refreshes) {
-            refreshes.counter(&[("profile", name.as_str()), ("outcome", outcome)], cell.load(Relaxed))?;
-        }
-    }
-
-    let seconds = Unit::Seconds;
-    let help = "When the token expires, in seconds since 1970; 0 without a token.";
-    let mut expiry = family(encoder, "token_expiry_timestamp", help, Some(&seconds), Gauge)?;
-    for (name, numbers) in profiles {
-        expiry.gauge(&[("profile", name.as_str())], numbers.expiry.load(Relaxed))?;
-    }
-
-    let mut requests = family(encoder, "token_requests", "Token requests sent.", None, Counter)?;
-    for (name, numbers) in profiles {
-        requests.counter(&[("profile", name.as_str())], numbers.requests.load(Relaxed))?;
-    }
-    Ok(())
-}
-
-fn scalar(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: i64) -> fmt::Result {
-    ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
-}
-
-fn total(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
-    ConstCounter::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn metrics() -> Arc<Metrics> {
-        Metrics::new("1.2.3", DroppedLines::default(), Panics::default())
-    }
-
-    fn name(text: &str) -> ProfileName {
-        ProfileName::parse(text).unwrap()
-    }
-
-    #[test]
-    fn the_whole_text_is_as_documented() {
-        let (dropped, panics) = (DroppedLines::default(), Panics::default());
-        let metrics = Metrics::new("1.2.3", dropped.clone(), panics.clone());
-        metrics.set_profiles(&[name("partner"), name("bloom")]);
-        metrics.call(Method::GetToken, Code::Ok);
-        metrics.call(Method::GetToken, Code::Ok);
-        metrics.call(Method::GetToken, Code::PermissionDenied);
-        metrics.call(Method::of_path("/evil\"} 1\n/x"), Code::Unimplemented);
-        metrics.denied(Verb::Get);
-        metrics.degrade("mlock");
-        metrics.degrade("pidfd");
-        metrics.restore("pidfd");
-        let bloom = metrics.profile(&name("bloom"));
-        bloom.attempt(Ok(()), 2);
-        bloom.attempt(Err(FailureKind::SecretUnreadable), 0);
-        bloom.token_expires(Some(WallTime::from_unix_millis(1_795_356_300_999)));
-        bloom.deviation("expires_in_string");
-        dropped.add(3);
-        panics.add();
-        let _connection = metrics.connection();
-        let _watch = metrics.watch();
-        drop(metrics.watch());
-        assert_eq!(metrics.text(), include_str!("metrics/expected.txt"));
-    }
-
-    #[test]
-    fn a_profile_that_is_gone_vanishes_and_one_that_stays_keeps_its_numbers() {
-        let metrics = metrics();
-        metrics.set_profiles(&[name("bloom"), name("partner")]);
-        metrics.profile(&name("bloom")).attempt(Ok(()), 1);
-        let gone = metrics.profile(&name("partner"));
-        metrics.set_profiles(&[name("bloom"), name("blooma")]);
-        gone.attempt(Ok(()), 1);
-        let text = metrics.text();
-        assert!(!text.contains("partner"), "{text}");
-        assert!(text.contains("bloom_agent_token_requests_total{profile=\"bloom\"} 1\n"), "{text}");
-        assert!(text.contains("bloom_agent_token_requests_total{profile=\"blooma\"} 0\n"), "{text}");
-    }
-
-    #[test]
-    fn every_method_and_code_has_its_own_cell() {
-        let metrics = metrics();
-        for (index, (method, name, paths)) in Method::ALL.iter().enumerate() {
-            assert_eq!(*method as usize, index, "{name}");
-            assert!(paths.iter().all(|path| Method::of_path(path) == *method), "{name}");
-            for code in 0..17 {
-                metrics.call(*method, Code::from_i32(code));
-            }
-        }
-        let text = metrics.text();
-        let calls = text.lines().filter(|line| line.starts_with("bloom_agent_calls_total{"));
-        assert_eq!(calls.clone().count(), Method::ALL.len() * CODES.len());
-        assert!(calls.clone().all(|line| line.ends_with(" 1")), "{text}");
-        // The names are the specification's: those of tonic's enum, in another spelling.
-        for (code, name) in CODES.iter().enumerate() {
-            let camel = format!("{:?}", Code::from_i32(i32::try_from(code).unwrap()));
-            assert_eq!(camel.to_uppercase(), name.replace('_', ""), "{code}");
-        }
-    }
-
-    #[test]
-    fn what_is_open_is_counted_until_it_is_dropped() {
-        let metrics = metrics();
-        let open = [metrics.connection(), metrics.connection()];
-        let watch = metrics.watch();
-        assert_eq!((metrics.connections(), metrics.watches()), (2, 1));
-        drop(open);
-        drop(watch);
-        assert_eq!((metrics.connections(), metrics.watches()), (0, 0));
-    }
-
-    #[test]
-    fn a_withdrawn_token_has_no_expiry() {
-        let metrics = metrics();
-        metrics.set_profiles(&[name("bloom")]);
-        let bloom = metrics.profile(&name("bloom"));
-        bloom.token_expires(Some(WallTime::from_unix_millis(5_000)));
-        bloom.token_expires(None);
-        let line = "bloom_agent_token_expiry_timestamp_seconds{profile=\"bloom\"} 0\n";
-        assert!(metrics.text().contains(line));
-    }
-
-    /// The types that node_exporter's parser (prometheus/common/expfmt) knows.
-    #[test]
-    fn every_type_is_one_of_the_prometheus_text_format() {
-        let metrics = metrics();
-        metrics.set_profiles(&[name("bloom")]);
-        let text = metrics.text();
-        for line in text.lines().filter(|line| line.starts_with("# TYPE")) {
-            assert!(line.ends_with(" counter") || line.ends_with(" gauge"), "{line}");
-        }
-        assert!(text.ends_with("\n# EOF\n"));
-    }
-}
+mod tests;

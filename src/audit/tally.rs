@@ -38,7 +38,7 @@ struct Count {
 }
 
 /// An event that is ready to be told, without a lock.
-pub(super) struct Told {
+pub(super) struct Denied {
     kind: Kind,
     pid: i32,
     count: u64,
@@ -60,7 +60,7 @@ impl Denials {
         verb: Verb,
         profile: Option<&ProfileName>,
         now: Timestamp,
-    ) -> Vec<Told> {
+    ) -> Vec<Denied> {
         let kind = Kind { uid: peer.uid, unit: peer.unit.clone(), profile: profile.cloned(), verb };
         // Before the others' turn, so that a count that waited goes out together with this one.
         let own = self.count(kind, peer.pid, now);
@@ -69,11 +69,11 @@ impl Denials {
         due
     }
 
-    fn count(&mut self, kind: Kind, pid: i32, now: Timestamp) -> Option<Told> {
+    fn count(&mut self, kind: Kind, pid: i32, now: Timestamp) -> Option<Denied> {
         if let Some(count) = self.kinds.get_mut(&kind) {
             return count.another(&kind, pid, now);
         }
-        let first = Told { kind: kind.clone(), pid, count: 1 };
+        let first = Denied { kind: kind.clone(), pid, count: 1 };
         let count = Count { told: now, more: 0, pid };
         if self.kinds.len() < MAX_DENIALS {
             self.kinds.insert(kind, count);
@@ -89,8 +89,8 @@ impl Denials {
 
     /// What has been counted for a minute. It looks through all kinds at most once a second, so that a flood of denials
     /// does not pay for each other.
-    pub(super) fn due(&mut self, now: Timestamp) -> Vec<Told> {
-        if self.kinds.is_empty() && self.rest.is_none() || now.since(self.looked) < Duration::from_secs(1) {
+    pub(super) fn due(&mut self, now: Timestamp) -> Vec<Denied> {
+        if now.since(self.looked) < Duration::from_secs(1) {
             return Vec::new();
         }
         self.looked = now;
@@ -105,7 +105,7 @@ impl Denials {
     }
 
     /// Everything counted and not told; the counts begin anew.
-    pub(super) fn all(&mut self, now: Timestamp) -> Vec<Told> {
+    pub(super) fn all(&mut self, now: Timestamp) -> Vec<Denied> {
         let rest = self.rest.as_mut().map(|(kind, count)| (&*kind, count));
         self.kinds.iter_mut().chain(rest).filter_map(|(kind, count)| count.take(kind, now)).collect()
     }
@@ -115,9 +115,8 @@ impl Denials {
         self.kinds.len() + usize::from(self.rest.is_some())
     }
 
-    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.kinds.is_empty() && self.rest.is_none()
     }
 
     /// The end of the first minute that has something to tell.
@@ -129,20 +128,20 @@ impl Denials {
 }
 
 impl Count {
-    fn another(&mut self, kind: &Kind, pid: i32, now: Timestamp) -> Option<Told> {
+    fn another(&mut self, kind: &Kind, pid: i32, now: Timestamp) -> Option<Denied> {
         self.more += 1;
         self.pid = pid;
         if now.since(self.told) >= PERIOD { self.take(kind, now) } else { None }
     }
 
-    fn take(&mut self, kind: &Kind, now: Timestamp) -> Option<Told> {
+    fn take(&mut self, kind: &Kind, now: Timestamp) -> Option<Denied> {
         let count = std::mem::take(&mut self.more);
         self.told = now;
-        (count > 0).then(|| Told { kind: kind.clone(), pid: self.pid, count })
+        (count > 0).then(|| Denied { kind: kind.clone(), pid: self.pid, count })
     }
 
     /// Whether it is still needed.
-    fn keep(&mut self, kind: &Kind, now: Timestamp, due: &mut Vec<Told>) -> bool {
+    fn keep(&mut self, kind: &Kind, now: Timestamp, due: &mut Vec<Denied>) -> bool {
         if now.since(self.told) < PERIOD {
             return true;
         }
@@ -153,7 +152,7 @@ impl Count {
     }
 }
 
-impl Told {
+impl Denied {
     pub(super) fn tell(&self) {
         tell(&Event {
             decision: "denied",

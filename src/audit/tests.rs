@@ -65,7 +65,8 @@ fn the_fields_are_these_and_no_others() {
         audit.admin(&peer(0), AdminCall::Reload, None, "root");
         audit.reported(&peer(1), &name("bloom"), Generation::from_u64(5), "uid:1");
     });
-    let head = r#"{"time":"1970-01-01T00:00:00Z","level":"INFO","target":"bloom_agent::audit","message":"audit","#;
+    let head =
+        r#"{"time":"1970-01-01T00:00:00Z","level":"INFO","target":"bloom_agent::audit","message":"audit","#;
     let expected = [
         r#""decision":"granted","verb":"get","profile":"bloom","generation":5,"uid":1,"pid":7,"unit":"a.service","rule":"user:a"}"#,
         r#""decision":"denied","verb":"watch","profile":"unknown","uid":2,"pid":7,"count":1}"#,

@@ -69,15 +69,18 @@ pub(super) fn judge(options: &Options, request: &TokenRequest) -> Result<Vec<Str
         Some("client_credentials") => {}
         Some(other) => return Err(Refusal::Grant(other.to_owned())),
     }
-    let known = request.client.as_ref().is_some_and(|client| {
-        client.id == options.client_id && options.secrets.iter().any(|secret| *secret == client.secret)
-    });
+    let known = request
+        .client
+        .as_ref()
+        .is_some_and(|client| client.id == options.client_id && options.secrets.contains(&client.secret));
     if !known {
         return Err(Refusal::Client(request.method));
     }
     match (request.get("audience"), options.dialect) {
         (None, Dialect::Auth0) => return Err(Refusal::AudienceMissing),
-        (Some(asked), _) if !options.audiences.is_empty() && !options.audiences.iter().any(|a| a == asked) => {
+        (Some(asked), _)
+            if !options.audiences.is_empty() && options.audiences.iter().all(|allowed| allowed != asked) =>
+        {
             return Err(Refusal::Audience(asked.to_owned()));
         }
         _ => {}
@@ -122,9 +125,8 @@ pub(super) fn refused(dialect: Dialect, refusal: &Refusal) -> Reply {
     };
     match refusal {
         // RFC 6749 §5.2: a client that tried the header is told by the header.
-        Refusal::Client(AuthMethod::Basic) | Refusal::Unreadable(Unreadable::Authorization) => {
-            reply.header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"bloom-agent dev\""))
-        }
+        Refusal::Client(AuthMethod::Basic) | Refusal::Unreadable(Unreadable::Authorization) => reply
+            .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"bloom-agent dev\"")),
         _ => reply,
     }
 }
@@ -144,7 +146,9 @@ fn hydra(refusal: &Refusal) -> Reply {
          authentication method).",
     );
     let ((status, error, description), hint): (_, Cow<'_, str>) = match refusal {
-        Refusal::Unreadable(Unreadable::Authorization) => (INVALID_CLIENT, Unreadable::Authorization.to_string().into()),
+        Refusal::Unreadable(Unreadable::Authorization) => {
+            (INVALID_CLIENT, Unreadable::Authorization.to_string().into())
+        }
         Refusal::Unreadable(why) => (INVALID_REQUEST, why.to_string().into()),
         Refusal::GrantMissing => (INVALID_REQUEST, "Request parameter 'grant_type' is missing".into()),
         Refusal::Grant(_) => (

@@ -91,7 +91,8 @@ async fn hydra_grants_for_a_form() {
 #[tokio::test]
 async fn auth0_grants_for_a_form_and_for_json() {
     let (issuer, _) = issuer(Dialect::Auth0);
-    let json = r#"{"grant_type":"client_credentials","client_id":"id","client_secret":"s+1","audience":"dev-api"}"#;
+    let json =
+        r#"{"grant_type":"client_credentials","client_id":"id","client_secret":"s+1","audience":"dev-api"}"#;
     let form = GOOD.replace("&scope=data-access%3Aall", "");
     for (content_type, body) in [(FORM, form.as_str()), ("application/json", json)] {
         let answer = ask(&issuer, content_type, body).await;
@@ -107,7 +108,9 @@ async fn auth0_grants_for_a_form_and_for_json() {
 async fn credentials_in_the_header_are_as_good() {
     let (issuer, _) = issuer(Dialect::Hydra);
     let body = "grant_type=client_credentials&audience=dev-api";
-    for (credentials, status) in [("id:s%2B1", 200), ("id:s+1", 401), ("id:s%2B1x", 401), ("other:s%2B1", 401)] {
+    for (credentials, status) in
+        [("id:s%2B1", 200), ("id:s+1", 401), ("id:s%2B1x", 401), ("other:s%2B1", 401)]
+    {
         let basic = format!("Basic {}", BASE64_STANDARD.encode(credentials));
         let headers = [("content-type", FORM), ("authorization", basic.as_str())];
         let answer = exchange(&issuer, request("POST", "/oauth2/token", &headers, body)).await;
@@ -155,7 +158,9 @@ async fn each_refusal_is_worded_as_the_dialect_has_it() {
 async fn other_paths_and_methods_are_refused_recorded_and_cost_no_fault() {
     let (issuer, control) = issuer(Dialect::Hydra);
     control.push_fault(Fault::status(StatusCode::SERVICE_UNAVAILABLE));
-    for (method, path, status) in [("GET", "/oauth2/token", 405), ("POST", "/oauth/token", 404), ("GET", "/", 404)] {
+    for (method, path, status) in
+        [("GET", "/oauth2/token", 405), ("POST", "/oauth/token", 404), ("GET", "/", 404)]
+    {
         let answer = Answer::parse(&exchange(&issuer, request(method, path, &[], "")).await);
         assert_eq!(answer.status, status, "{method} {path}");
         assert_eq!(answer.head.contains("allow: post"), status == 405);
@@ -164,7 +169,10 @@ async fn other_paths_and_methods_are_refused_recorded_and_cost_no_fault() {
     let seen = control.requests();
     assert_eq!(seen.len(), 4);
     assert_eq!((seen[0].method.as_str(), seen[1].target.as_str()), ("GET", "/oauth/token"));
-    assert_eq!((&seen[3].body[..], &seen[3].headers["content-type"]), (GOOD.as_bytes(), &FORM.try_into().unwrap()));
+    assert_eq!(
+        (&seen[3].body[..], &seen[3].headers["content-type"]),
+        (GOOD.as_bytes(), &FORM.try_into().unwrap())
+    );
 }
 
 #[tokio::test]
@@ -182,7 +190,9 @@ async fn what_is_remembered_is_bounded_and_what_is_counted_is_not() {
 async fn a_secret_can_be_rotated() {
     let (issuer, control) = issuer(Dialect::Hydra);
     let new = GOOD.replace("s%2B1", "s2");
-    let statuses = async |issuer: &DevIssuer| (ask(issuer, FORM, GOOD).await.status, ask(issuer, FORM, &new).await.status);
+    let statuses = async |issuer: &DevIssuer| {
+        (ask(issuer, FORM, GOOD).await.status, ask(issuer, FORM, &new).await.status)
+    };
     assert_eq!(statuses(&issuer).await, (200, 401));
     control.set_secrets(["s+1", "s2"]);
     assert_eq!(statuses(&issuer).await, (200, 200));

@@ -17,6 +17,9 @@ use super::{DroppedLines, Flushed};
 /// Memory that waiting lines may take: some thousands of them.
 const MAX_WAITING_BYTES: usize = 1024 * 1024;
 
+/// write_all needs little; the default of 2 MiB would count where all memory is locked.
+const STACK_BYTES: usize = 128 * 1024;
+
 /// The queue. The writer's thread lives as long as the process.
 #[derive(Debug)]
 pub struct Queue {
@@ -47,7 +50,8 @@ impl Queue {
             dropped,
         });
         let writers = Arc::clone(&queue);
-        thread::Builder::new().name("log".to_owned()).spawn(move || writers.write_to(writer))?;
+        let thread = thread::Builder::new().name("log".to_owned()).stack_size(STACK_BYTES);
+        thread.spawn(move || writers.write_to(writer))?;
         Ok(queue)
     }
 

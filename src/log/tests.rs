@@ -158,3 +158,62 @@ fn a_panic_is_reported_by_its_place_and_counted() {
     assert!(text.contains("place=src/log/tests.rs:"), "{text}");
     assert!(text.contains("place=\"an unknown place\""), "{text}");
 }
+
+#[test]
+fn a_full_pipe_is_waited_for_even_if_it_is_non_blocking() {
+    let (read, write) =
+        nix::unistd::pipe2(nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+    let mut full = 0;
+    while let Ok(written) = nix::unistd::write(&write, &[b'x'; 4096]) {
+        full += written;
+    }
+    let writer = std::thread::spawn(move || Unbuffered(write).write_all(&[b'y'; 100_000]));
+    let mut seen = 0;
+    let mut buffer = [0; 4096];
+    while seen < full + 100_000 {
+        match nix::unistd::read(&read, &mut buffer) {
+            Ok(bytes) => seen += bytes,
+            Err(Errno::EAGAIN) => {
+                poll(&mut [PollFd::new(read.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE).unwrap();
+            }
+            Err(errno) => panic!("{errno}"),
+        }
+    }
+    writer.join().unwrap().unwrap();
+    assert_eq!(seen, full + 100_000);
+}
+
+#[test]
+fn a_pipe_without_a_reader_costs_lines_and_nothing_else() {
+    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+    drop(read);
+    let (log, dispatch) = build(LogConfig::default(), clock(), Unbuffered(write)).unwrap();
+    with_default(&dispatch, || {
+        for _ in 0..3 {
+            tracing::info!(target: "bloom_agent::x", "lost");
+        }
+    });
+    assert_eq!(log.flush(Duration::from_secs(30)), Flushed::All);
+    assert_eq!(log.dropped().count(), 3);
+}
+
+#[test]
+fn a_writer_that_never_returns_does_not_keep_a_flush_from_ending() {
+    struct Stuck(mpsc::Receiver<()>);
+    impl Write for Stuck {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            // Until the test is over.
+            let _over = self.0.recv();
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let (over, waits) = mpsc::channel();
+    let (log, dispatch) = build(LogConfig::default(), clock(), Stuck(waits)).unwrap();
+    with_default(&dispatch, || tracing::info!(target: "bloom_agent::x", "stuck"));
+    assert_eq!(log.flush(Duration::from_millis(10)), Flushed::GaveUp);
+    drop(over);
+    assert_eq!(log.flush(Duration::from_secs(30)), Flushed::All);
+}
