@@ -1,6 +1,9 @@
 //! bloom-agent: see the README. (The map follows.)
 pub mod access;
+pub mod cli;
+pub mod client;
 pub mod clock;
+pub mod exit;
 pub mod failure;
 pub mod limits;
 pub mod oauth2;
