@@ -83,5 +83,7 @@ with make_server("localhost", 0, counted(WSGIHandler()), handler_class=Quiet) as
     context.load_cert_chain(certificate, key)
     # Handshakes happen at the first read: a client that only connects does not stop the server.
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    # The toolkit compares a token's resource with the URL it is used at, scheme included.
+    server.base_environ["HTTPS"] = "on"
     print("port", server.server_port, flush=True)
     server.serve_forever()
