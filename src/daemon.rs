@@ -100,7 +100,7 @@ pub enum Signal {
 /// What each task leaves when it ends.
 enum Ended {
     Server(std::io::Result<()>),
-    Rotator(ProfileName),
+    Rotator(ProfileName, std::io::Result<()>),
     WallSteps(std::io::Error),
     Names(Option<Lookup>),
     Prepared(Box<Result<Prepared, Vec<String>>>),
@@ -140,6 +140,13 @@ pub struct Daemon {
     reloads: VecDeque<ReloadAnswer>,
     /// Who waits for the look-up that is under way.
     lookers: Vec<oneshot::Sender<()>>,
+}
+
+/// What a config is compared with that is the first.
+fn without_tokens(config: &Config) -> Config {
+    let mut config = config.clone();
+    config.tokens.clear();
+    config
 }
 
 impl Daemon {
@@ -190,7 +197,7 @@ impl Daemon {
             audit,
             own_uid,
             tasks: Tasks::new(),
-            config: Config { tokens: BTreeMap::new(), ..config.clone() },
+            config: without_tokens(config),
             directory: prepared.directory.clone(),
             running: BTreeMap::new(),
             snapshot,
@@ -251,8 +258,11 @@ impl Daemon {
                     Some(End::Done(Ended::Server(Err(why)))) => {
                         return Err(Fatal::System { what: "the socket cannot be served", why });
                     }
-                    // Told to: its profile is gone.
-                    Some(End::Done(Ended::Rotator(name))) => tracing::debug!(profile = %name, "rotator ended"),
+                    // It was told to: its profile is gone.
+                    Some(End::Done(Ended::Rotator(name, Ok(())))) => tracing::debug!(profile = %name, "rotator ended"),
+                    Some(End::Done(Ended::Rotator(_, Err(why)))) => {
+                        return Err(Fatal::System { what: "a timer was taken away", why });
+                    }
                     Some(End::Done(Ended::WallSteps(error))) => {
                         self.metrics.degrade("wall-clock-steps");
                         tracing::warn!(%error, "steps of the wall clock are not noticed any more; refreshes go by the time since boot");
@@ -320,8 +330,10 @@ impl Daemon {
         let now = self.time.now();
         let plan = plan::plan(&self.config.tokens, &config.tokens);
         let mut fresh = BTreeMap::new();
-        for (name, _) in plan.iter().filter(|(name, _)| !self.running.contains_key(*name)) {
-            if let Some(built) = built.remove(name) {
+        for name in plan.keys() {
+            if !self.running.contains_key(name)
+                && let Some(built) = built.remove(name)
+            {
                 let identity = self.new_identity();
                 let made = profile::rotator(name, identity, built, &self.time, now, None);
                 let made = made.map_err(|error| vec![format!("{name}: no timer can be had ({error}); raise LimitNOFILE=")])?;
@@ -361,7 +373,7 @@ impl Daemon {
         if let Some(log) = &self.log {
             log.set(load::log_config(&self.config.log));
         }
-        self.book.set_limits(self.config.limits);
+        self.book.replace(self.config.limits);
         self.metrics.set_profiles(self.running.keys());
         self.swap(now);
         // In force. The rotators hear of it last: the readers withhold a token of an old identity by themselves.
@@ -407,8 +419,8 @@ impl Daemon {
     fn spawn_rotator(&mut self, name: ProfileName, rotator: crate::rotator::Rotator) {
         let ended = name.clone();
         self.tasks.spawn_rotator(&name, async move {
-            rotator.run().await;
-            Ended::Rotator(ended)
+            let how = rotator.run().await;
+            Ended::Rotator(ended, how)
         });
     }
 

@@ -158,7 +158,7 @@ impl Caller {
     /// nothing.
     fn of<T>(request: &Request<T>) -> Result<Self, Refusal> {
         let connection = request.extensions().get::<Arc<Connection>>().cloned().ok_or(Refusal::Internal)?;
-        let patience = deadline_of(request.metadata()).map_or(LONGEST_WAIT, answer_by).min(LONGEST_WAIT);
+        let patience = deadline_of(request.metadata().as_ref()).map_or(LONGEST_WAIT, answer_by).min(LONGEST_WAIT);
         Ok(Self { connection, patience })
     }
 

@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         }
     };
     match arguments.command {
-        Command::Run { config } => end(run(&config, hardened.degraded).map_err(Problem::from)),
+        Command::Run { config } => end(run(&config, hardened.degraded).map(|()| Exit::Done).map_err(Problem::from)),
         Command::Check { config, connect } => end(checked(&config, connect)),
         Command::Dev { lifetime, dialect, command } => {
             let options = dev::Options { lifetime, dialect: dialect.into(), command, before: hardened.before };
@@ -133,7 +133,7 @@ fn checked(config: &std::path::Path, connect: Option<String>) -> Result<Exit, Pr
             text: format!("--connect cannot be done\nthe name {fault}\nsee the names by `bloom-agent check`"),
         })?),
     };
-    let workshop = Arc::new(Workshop::for_check());
+    let workshop = Arc::new(Workshop::for_check(std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)));
     let done = check(config, &connect, &workshop, &mut io::stdout(), &mut io::stderr())?;
     Ok(match done {
         Checked::Good => Exit::Done,
@@ -185,15 +185,9 @@ impl From<DevFault> for Problem {
     }
 }
 
-impl From<()> for Exit {
-    fn from((): ()) -> Self {
-        Self::Done
-    }
-}
-
-fn end<T: Into<Exit>>(result: Result<T, Problem>) -> ExitCode {
+fn end(result: Result<Exit, Problem>) -> ExitCode {
     match result {
-        Ok(done) => done.into().into(),
+        Ok(exit) => exit.into(),
         Err(problem) => {
             if !problem.text.is_empty() {
                 // A closed stderr leaves the exit status, which says the same.

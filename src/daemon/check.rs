@@ -6,12 +6,11 @@ use nix::unistd::geteuid;
 
 use super::{
     load,
-    profile::{Workshop, transport},
+    profile::{Workshop, client, transport},
     run::{RunFault, runtime},
 };
 use crate::{
     config::{Config, SecretSpec},
-    http::HttpClient,
     names,
     source::ReadSecret as _,
     token::ProfileName,
@@ -127,10 +126,7 @@ fn way_to<'a>(
     let mut checked = Checked::Good;
     for name in names {
         let Some(profile) = config.tokens.get(name) else { continue };
-        let client = transport(profile).and_then(|transport| {
-            HttpClient::new(&transport).map_err(|fault| super::profile::BuildProblem::of_ca_file(&fault.to_string()))
-        });
-        let client = match client {
+        let client = match transport(profile).and_then(|transport| client(&transport)) {
             Ok(client) => client,
             Err(problem) => {
                 writeln!(faults, "{name}: {}; {}", problem.wrong, problem.right)?;

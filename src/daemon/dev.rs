@@ -8,7 +8,7 @@ use std::{
     fmt::Write as _,
     io::{self, Write},
     os::unix::{
-        fs::{DirBuilderExt as _, OpenOptionsExt as _},
+        fs::OpenOptionsExt as _,
         process::ExitStatusExt as _,
     },
     path::{Path, PathBuf},
@@ -21,12 +21,12 @@ use nix::{
     sys::signal::{Signal as UnixSignal, kill},
     unistd::{Pid, geteuid},
 };
-use rand::{Rng as _, distr::Alphanumeric};
+use rand::{RngExt as _, distr::Alphanumeric};
 use tokio::{process::Command, sync::mpsc};
 
 use super::{
     Daemon, Fatal, Parts, Signal,
-    load::{self, Loaded},
+    load::Loaded,
     profile::Workshop,
     run::{RunFault, runtime, signals_of_the_kernel},
 };
@@ -40,16 +40,15 @@ use crate::{
     log,
     metrics::Metrics,
     oauth2::Endpoint,
+    refresh::schedule::DEV_FLOOR,
     server,
     store::{Identity, Reader},
-    timer::{KernelTime, Time as _},
-    token::{Generation, ProfileName},
+    timer::KernelTime,
+    token::Generation,
 };
 
 /// The one profile.
 const PROFILE: &str = "bloom";
-/// Between two successful fetches; short lives need a short one.
-const FLOOR: Duration = Duration::from_secs(1);
 
 /// What `dev` is told.
 pub struct Options {
@@ -126,7 +125,7 @@ pub fn dev(options: Options) -> Result<u8, DevFault> {
                 pages: LockedPages::default(),
                 clock: time.clone(),
                 metrics: Arc::clone(&metrics),
-                floor: FLOOR,
+                floor: DEV_FLOOR,
             }),
             log: None,
             metrics,

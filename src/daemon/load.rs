@@ -6,10 +6,12 @@ use std::{
     sync::Arc,
 };
 
+use nix::unistd::geteuid;
+
 use super::profile::{Built, Workshop};
 use crate::{
     access::Directory,
-    config::{self, Config, LogFormat, LogLevel},
+    config::{self, Config, Kind, LogFormat, LogLevel, SourceFile},
     files, log, names,
     token::ProfileName,
 };
@@ -35,7 +37,20 @@ pub struct Prepared {
 
 /// Reads `path` and `config.d` beside it. All faults at once: of the files, then of what they say.
 pub fn from_files(path: &Path) -> Result<Loaded, Vec<String>> {
-    let (sources, mut faults) = files::config_sources(path);
+    let set = files::read_config_set(path, geteuid());
+    let mut faults: Vec<_> =
+        set.faults.iter().map(|fault| format!("{}: {}; {}", fault.what, fault.why, fault.remedy)).collect();
+    let kind = |text: &files::ConfigText| if text.path == path { Kind::Main } else { Kind::DropIn };
+    let source = |text: &files::ConfigText| SourceFile {
+        name: text.path.display().to_string().into(),
+        text: text.text.to_string(),
+        kind: kind(text),
+    };
+    let sources: Vec<_> = set.texts.iter().map(source).collect();
+    // Without its main file, what the others say is not judged: half of it would be missing.
+    if !sources.iter().any(|source| source.kind == Kind::Main) {
+        return Err(faults);
+    }
     match config::read(&sources) {
         Ok(config) if faults.is_empty() => {
             let warnings = config.warnings.iter().map(ToString::to_string).collect();

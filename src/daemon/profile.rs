@@ -1,22 +1,237 @@
 //! From one profile's config to what its rotator works by: sources, client, policy.
 
-use std::{borrow::Cow, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use nix::unistd::geteuid;
 
 use super::Running;
 use crate::{
-    clock::{Clock, Now},
+    clock::{Clock, Now, SystemClock},
     config::{Profile, SecretSpec},
-    failure::Failure,
     files,
     http::{HttpClient, Transport},
     locked::LockedPages,
+    log::{DroppedLines, Panics},
     metrics::{Metrics, ProfileMetrics},
     oauth2,
-    obtain::{Attempt, Obtain, ProviderObtain, Secrets},
-    refresh::Policy,
-    rotator::{self, Changes, Rotator, Task},
-    source::{ReadSecret, Source},
+    obtain::{Attempt, Obtain, ProviderObtain, ProviderParts},
+    refresh::{Policy, schedule::FLOOR},
+    rotator::{self, Changed, Changes, Rotator, Task},
+    source::{ReadSecret, Source, Stamp},
     store::{self, Identity},
     timer::Time,
     token::{ProfileName, Token},
 };
+
+/// The largest `ca_file`, in bytes: three times what a whole distribution trusts.
+const MAX_CA_BYTES: usize = 1024 * 1024;
+
+/// Makes what profiles need; the same for all of them and for every version of the config.
+pub struct Workshop {
+    /// `$CREDENTIALS_DIRECTORY`, where systemd puts credentials.
+    pub credentials: Option<PathBuf>,
+    /// Where tokens lie.
+    pub pages: LockedPages,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Where attempts are counted.
+    pub metrics: Arc<Metrics>,
+    /// Between two successful fetches.
+    pub floor: Duration,
+}
+
+/// What is wrong with a profile that only the host knows: by key, as for any fault of the config.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuildProblem {
+    /// The profile's key.
+    pub key: &'static str,
+    /// What is wrong.
+    pub wrong: Cow<'static, str>,
+    /// What would be right.
+    pub right: Cow<'static, str>,
+}
+
+/// What a rotator of one profile works by, but its name and identity. Clones share the parts.
+#[derive(Clone)]
+pub struct Built {
+    config: Profile,
+    transport: Transport,
+    policy: Policy,
+    provider: Arc<Provider>,
+}
+
+impl Workshop {
+    /// One for `check`: it obtains nothing, so nothing is counted or locked.
+    pub fn for_check(credentials: Option<PathBuf>) -> Self {
+        let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), DroppedLines::default(), Panics::default());
+        Self { credentials, pages: LockedPages::default(), clock: Arc::new(SystemClock), metrics, floor: FLOOR }
+    }
+
+    /// Where a secret is read.
+    pub fn source(&self, spec: &SecretSpec) -> Source {
+        match spec {
+            SecretSpec::Credential(name) => Source::credential(name.as_ref(), self.credentials.clone()),
+            SecretSpec::File(path) => Source::file(path),
+        }
+    }
+
+    /// What the agent must do without on this host, in words.
+    pub fn degraded(&self) -> Vec<String> {
+        let swapped = "tokens may be swapped to disk: their pages could not be locked; raise LimitMEMLOCK=";
+        self.pages.is_degraded().then(|| swapped.to_owned()).into_iter().collect()
+    }
+
+    /// Makes the parts of a profile, or keeps those of `before` where they would be the same, so that what they remember
+    /// (which secret worked last) stays. Blocking: it reads `ca_file` or the system's trust store.
+    pub fn build(&self, name: &ProfileName, profile: &Profile, before: Option<&Built>) -> Result<Built, BuildProblem> {
+        let transport = transport(profile)?;
+        let share = profile.refresh;
+        let policy = Policy::new(share.at, share.jitter)
+            .map_err(|fault| BuildProblem {
+                key: "refresh",
+                wrong: fault.to_string().into(),
+                right: "leave it out for { at = 0.8, jitter = 0.05 }".into(),
+            })?
+            .with_floor(self.floor);
+        let same = before.filter(|before| before.transport == transport && asks_alike(&before.config, profile));
+        let provider = match same {
+            Some(before) => Arc::clone(&before.provider),
+            None => Arc::new(self.provider(name, profile, &transport)?),
+        };
+        Ok(Built { config: profile.clone(), transport, policy, provider })
+    }
+
+    fn provider(&self, name: &ProfileName, profile: &Profile, transport: &Transport) -> Result<Provider, BuildProblem> {
+        let http = client(transport)?;
+        let secret: Arc<dyn ReadSecret> = Arc::new(self.source(&profile.secret));
+        let next = profile.next_secret.as_ref().map(|spec| Arc::new(self.source(spec)) as Arc<dyn ReadSecret>);
+        let sources: Vec<_> = std::iter::once(&secret).chain(&next).map(Arc::clone).collect();
+        let scope = if profile.require_scope { oauth2::ScopeRule::Require } else { oauth2::ScopeRule::Report };
+        let pages = self.pages.clone();
+        let inner = ProviderObtain::new(ProviderParts {
+            profile: name.clone(),
+            client: profile.client.clone(),
+            secret,
+            secret_next: next,
+            rules: oauth2::Rules { assumed_lifetime: profile.assumed_lifetime, scope },
+            http: Arc::new(http),
+            clock: Arc::clone(&self.clock),
+            keep: Arc::new(move |bytes| pages.copy(bytes)),
+        });
+        let seen = Mutex::new(vec![None; sources.len()]);
+        Ok(Provider { inner, name: name.clone(), sources, seen, metrics: Arc::clone(&self.metrics) })
+    }
+}
+
+/// How a profile's provider is reached. Blocking.
+pub(super) fn transport(profile: &Profile) -> Result<Transport, BuildProblem> {
+    let read = |path: &Path| {
+        let contents = files::read(path, files::Rules::ca_file(geteuid()), MAX_CA_BYTES);
+        contents.map(|contents| Arc::from(contents.bytes.as_slice())).map_err(|fault| BuildProblem {
+            key: "ca_file",
+            wrong: format!("{}: {}", fault.what, fault.why).into(),
+            right: fault.remedy.into(),
+        })
+    };
+    let ca_file = profile.ca_file.as_deref().map(read).transpose()?;
+    Ok(Transport { ca_file, proxy: profile.proxy.clone() })
+}
+
+/// The HTTP client for it. Blocking.
+pub(super) fn client(transport: &Transport) -> Result<HttpClient, BuildProblem> {
+    HttpClient::new(transport).map_err(|fault| BuildProblem {
+        key: "ca_file",
+        wrong: fault.to_string().into(),
+        right: "name a PEM file with the certificate of the provider's issuer".into(),
+    })
+}
+
+/// Whether two profiles would send the same requests and read the answers alike.
+fn asks_alike(one: &Profile, other: &Profile) -> bool {
+    one.client == other.client
+        && one.secret == other.secret
+        && one.next_secret == other.next_secret
+        && one.assumed_lifetime == other.assumed_lifetime
+        && one.require_scope == other.require_scope
+}
+
+impl Built {
+    /// The task of the profile's rotator.
+    pub(super) fn task(&self, name: &ProfileName, identity: Identity) -> Task {
+        Task {
+            name: name.clone(),
+            identity,
+            policy: self.policy,
+            audience: self.config.client.audience.clone(),
+            obtain: Arc::clone(&self.provider) as Arc<dyn Obtain>,
+            secret_changes: Some(Arc::clone(&self.provider) as Arc<dyn Changes>),
+        }
+    }
+
+    /// Where the secrets are read, for admins.
+    pub(super) fn secret_source(&self) -> Box<str> {
+        let sources: Vec<_> = self.provider.sources.iter().map(|source| source.describe()).collect();
+        sources.join(", then ").into()
+    }
+}
+
+/// A provider, counted, and with an eye on the sources of its secrets.
+struct Provider {
+    inner: ProviderObtain,
+    name: ProfileName,
+    sources: Vec<Arc<dyn ReadSecret>>,
+    /// What each source held when the last attempt began.
+    seen: Mutex<Vec<Option<Stamp>>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Obtain for Provider {
+    fn obtain(&self) -> Attempt<'_> {
+        Box::pin(async {
+            let glances = self.sources.iter().map(|source| source.glance()).collect();
+            *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = glances;
+            let outcome = self.inner.obtain().await;
+            let counted: Arc<ProfileMetrics> = self.metrics.profile(&self.name);
+            let kind = outcome.result.as_ref().map(drop).map_err(|failure| failure.kind);
+            counted.attempt(kind, outcome.requests);
+            outcome
+        })
+    }
+}
+
+impl Changes for Provider {
+    fn changed(&self) -> Changed<'_> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut watches: Vec<_> =
+            self.sources.iter().zip(seen).map(|(source, seen)| source.changed_since(seen)).collect();
+        Box::pin(std::future::poll_fn(move |cx| {
+            let any = watches.iter_mut().any(|watch| watch.as_mut().poll(cx).is_ready());
+            if any { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        }))
+    }
+}
+
+/// Makes the rotator of a profile and its cell. `held` is a token of the same identity that is already there.
+pub(super) fn rotator(
+    name: &ProfileName,
+    identity: Identity,
+    built: Built,
+    time: &Arc<dyn Time>,
+    now: Now,
+    held: Option<Arc<Token>>,
+) -> io::Result<(Running, Rotator)> {
+    let (publisher, reader) = store::cell(identity, now);
+    let task = built.task(name, identity);
+    let (mut rotator, handle) = rotator::rotator(task, Arc::clone(time), publisher, rand::random())?;
+    if let Some(held) = held {
+        // If its life is over meanwhile, the rotator fetches another as its first act.
+        let _adoption = rotator.adopt(held);
+    }
+    Ok((Running { identity, built, reader, rotator: handle }, rotator))
+}

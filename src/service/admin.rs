@@ -56,7 +56,7 @@ impl Admin {
         let snapshot = agent.snapshot();
         let known = snapshot.profiles.get(request.get_ref().name.as_str()).map(|profile| &profile.name);
         agent.admit_admin(&caller, AdminCall::RefreshToken, known).await?;
-        let profile = snapshot.profiles.get(request.get_ref().name.as_str()).ok_or(Refusal::UnknownProfile)?;
+        let profile = snapshot.profiles.get(request.get_ref().name.as_str()).ok_or_else(|| Refusal::UnknownProfile(snapshot.profiles.keys().cloned().collect()))?;
         let settled = tokio::select! {
             settled = timeout(caller.patience, profile.settle(Demand::Operator)) => settled.is_ok(),
             () = agent.until_draining() => return Err(Refusal::ShuttingDown),

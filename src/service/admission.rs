@@ -41,7 +41,9 @@ pub(super) fn judge(snapshot: &Snapshot, peer: &Peer, verb: Verb, name: &str) ->
         return match snapshot.profiles.get(name) {
             Some(profile) => admitted(profile).ok_or(denied),
             // Who may use every profile learns nothing from NOT_FOUND.
-            None if snapshot.access.may_use_every(peer) => Err(Refusal::UnknownProfile),
+            None if snapshot.access.may_use_every(peer) => {
+                Err(Refusal::UnknownProfile(snapshot.profiles.keys().cloned().collect()))
+            }
             None => Err(denied),
         };
     }
@@ -90,7 +92,7 @@ impl Agent {
         }
     }
 
-    fn note_denial(&self, peer: &Peer, verb: Verb, name: &str) {
+    pub(super) fn note_denial(&self, peer: &Peer, verb: Verb, name: &str) {
         let snapshot = self.snapshot();
         let known = snapshot.profiles.get_key_value(name).map(|(name, _)| name);
         self.metrics.denied(verb);

@@ -44,7 +44,7 @@ impl Health {
             status = self.0.health(&self.0.snapshot(), &caller.connection, service);
         }
         match status {
-            ServingStatus::ServiceUnknown => Err(Refusal::UnknownProfile),
+            ServingStatus::ServiceUnknown => Err(Refusal::UnknownProfile(Vec::new())),
             status => Ok(status),
         }
     }

@@ -28,8 +28,8 @@ pub enum Refusal {
     },
     /// No name, and the caller may use more than one profile.
     NameRequired(Vec<ProfileName>),
-    /// No such profile; said only to who may use every profile.
-    UnknownProfile,
+    /// No such profile; said only to who may use every profile: these.
+    UnknownProfile(Vec<ProfileName>),
     /// The profile was taken away by a reload.
     ProfileGone,
     /// A field of the request makes no sense.
@@ -75,7 +75,7 @@ impl Refusal {
         match self {
             Self::NotAllowed { .. } | Self::NotAdmin { .. } => (Code::PermissionDenied, Some("NOT_ALLOWED"), None),
             Self::NameRequired(_) => (Code::InvalidArgument, Some("NAME_REQUIRED"), None),
-            Self::UnknownProfile | Self::ProfileGone => (Code::NotFound, Some("UNKNOWN_PROFILE"), None),
+            Self::UnknownProfile(_) | Self::ProfileGone => (Code::NotFound, Some("UNKNOWN_PROFILE"), None),
             Self::BadField { .. } | Self::BadConfig(_) => (Code::InvalidArgument, None, None),
             Self::Pending { retry } => (Code::Unavailable, Some("TOKEN_PENDING"), Some(*retry)),
             Self::Failed { kind, retry, .. } => {
@@ -100,10 +100,9 @@ impl Refusal {
             Self::NotAllowed { uid } => format!("uid {uid} may not use that profile"),
             Self::NotAdmin { uid } => format!("uid {uid} may not administer the agent"),
             Self::NameRequired(names) => {
-                let names: Vec<_> = names.iter().map(ProfileName::as_str).collect();
-                format!("name one of these profiles: {}", names.join(", "))
+                format!("name one of these profiles: {}", listed(names, ", "))
             }
-            Self::UnknownProfile => "there is no such profile".to_owned(),
+            Self::UnknownProfile(_) => "there is no such profile".to_owned(),
             Self::ProfileGone => "the profile is no longer configured".to_owned(),
             Self::BadField { field, right } => format!("{field} is wrong: {right}"),
             Self::Pending { .. } => "the first token is still being fetched".to_owned(),
@@ -121,7 +120,7 @@ impl Refusal {
             }
             Self::ShuttingDown => "the agent is shutting down".to_owned(),
             Self::Limit { what, .. } => (*what).to_owned(),
-            Self::BadConfig(faults) => faults.clone(),
+            Self::BadConfig(faults) => cut(faults.clone()),
             Self::Internal => "the agent made a mistake; its log says more".to_owned(),
         }
     }
@@ -132,7 +131,13 @@ impl From<Refusal> for Status {
         let (code, reason, retry) = refusal.row();
         let mut details = ErrorDetails::new();
         if let Some(reason) = reason {
-            details.set_error_info(reason, DOMAIN, HashMap::new());
+            let metadata = match &refusal {
+                Refusal::NameRequired(names) | Refusal::UnknownProfile(names) => {
+                    HashMap::from([("profiles".to_owned(), listed(names, ","))])
+                }
+                _ => HashMap::new(),
+            };
+            details.set_error_info(reason, DOMAIN, metadata);
         }
         if retry.is_some() {
             details.set_retry_info(retry);
@@ -142,6 +147,23 @@ impl From<Refusal> for Status {
         }
         Status::with_error_details(code, refusal.message(), details)
     }
+}
+
+/// The longest text that a status carries, in bytes: it travels in a header, of which stock clients take 8 KiB.
+const MAX_TEXT: usize = 4 * 1024;
+
+fn listed(names: &[ProfileName], between: &str) -> String {
+    let names: Vec<_> = names.iter().map(ProfileName::as_str).collect();
+    cut(names.join(between))
+}
+
+fn cut(mut text: String) -> String {
+    if text.len() > MAX_TEXT {
+        let end = (0..=MAX_TEXT).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 #[cfg(test)]
@@ -158,7 +180,7 @@ mod tests {
             (Refusal::NotAllowed { uid: 7 }, Code::PermissionDenied, "NOT_ALLOWED", false),
             (Refusal::NotAdmin { uid: 7 }, Code::PermissionDenied, "NOT_ALLOWED", false),
             (Refusal::NameRequired(vec![name("a"), name("b")]), Code::InvalidArgument, "NAME_REQUIRED", false),
-            (Refusal::UnknownProfile, Code::NotFound, "UNKNOWN_PROFILE", false),
+            (Refusal::UnknownProfile(vec![name("a")]), Code::NotFound, "UNKNOWN_PROFILE", false),
             (Refusal::ProfileGone, Code::NotFound, "UNKNOWN_PROFILE", false),
             (Refusal::Pending { retry: SECOND }, Code::Unavailable, "TOKEN_PENDING", true),
             (failed(FailureKind::Unreachable), Code::Unavailable, "PROVIDER_UNREACHABLE", true),

@@ -1,3 +1,6 @@
 //! The agent as a whole, one file per story.
 
 mod architecture;
+mod cli;
+mod fake_agent;
+mod serving;
