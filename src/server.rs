@@ -5,7 +5,7 @@
 //! - A connection is refused before a byte of it is read, a call before its body is.
 //! - The peer is observed once, at accept; a connection whose peer the kernel does not tell is closed.
 //! - No bytes of a client can make the server grow without bound, spin, or starve another client: limits, the frame meter
-//!   ([`wire`]), and a deadline for clients that never say what they want.
+//!   (`wire`), and a deadline for clients that never say what they want.
 //! - Every task is owned by [`Server::serve`], which returns when the last one has ended.
 //! - It knows no token and no secret: it hands requests to a service and bytes to a socket.
 
@@ -206,12 +206,13 @@ where
             connection: Arc::clone(&connection),
             faults: Arc::clone(&self.faults),
         };
-        let http = protocol(self.book.limits(), streams.clone()).serve_connection(TokioIo::new(wire), calls);
+        let protocol = protocol(self.book.limits(), streams.clone());
         let (clock, patience) = (Arc::clone(&self.clock), self.patience);
         async move {
             // Given back when the connection is closed, whoever still holds what belongs to it.
             let _permit = permit;
-            let mut http = pin!(http);
+            // Made in here: a future holds what it captures beside what it makes, and this is the largest part of one.
+            let mut http = pin!(protocol.serve_connection(TokioIo::new(wire), calls));
             let mut greeting = pin!(sleep(patience.greeting));
             let mut is_awaited = true;
             let mut drained = pin!(draining(phase));
