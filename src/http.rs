@@ -129,7 +129,9 @@ impl HttpClient {
                 Ok(Ok(None)) => break BodyEnd::Whole,
                 Ok(Err(error)) => break BodyEnd::Broken(fault(&error).why().into()),
                 Err(_) => {
-                    break BodyEnd::Broken(NetworkFault::timed_out(Step::Request, self.deadline).why().into());
+                    break BodyEnd::Broken(
+                        NetworkFault::timed_out(Step::Request, self.deadline).why().into(),
+                    );
                 }
             }
         };
