@@ -205,8 +205,9 @@ fn unreadable(fault: &SourceFault) -> Failure {
     }
 }
 
-fn noted(failure: Failure, note: &str) -> Failure {
-    Failure { text: format!("{} ({note})", failure.text).into(), ..failure }
+fn noted(mut failure: Failure, note: &str) -> Failure {
+    failure.text = format!("{} ({note})", failure.text).into();
+    failure
 }
 
 #[cfg(test)]

@@ -107,7 +107,7 @@ impl Bench {
             rules: Rules { assumed_lifetime: Duration::from_secs(1234), scope: ScopeRule::Report },
             http: Arc::new(HttpClient::new(&transport).unwrap()),
             clock: Arc::new(Ticking::default()),
-            keep: Arc::new(|bytes| Bytes::copy_from_slice(bytes)),
+            keep: Arc::new(Bytes::copy_from_slice),
         });
         Self { listener, obtain }
     }
