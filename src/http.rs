@@ -67,7 +67,8 @@ impl Answered {
 }
 
 impl HttpClient {
-    /// Reads the trust store: the system's, or `transport`'s own. Blocking, for some 10 ms.
+    /// Reads the trust store: `transport`'s own, or the system's (as with OpenSSL, SSL_CERT_FILE and SSL_CERT_DIR say
+    /// where that is, if they are set). Blocking, for some 10 ms; what changes there later is not seen.
     pub fn new(transport: &Transport) -> Result<Self, TransportFault> {
         Ok(Self {
             tls: tls::client_config(transport.ca_file.as_deref())?,
@@ -129,7 +130,9 @@ impl HttpClient {
                 Ok(Ok(None)) => break BodyEnd::Whole,
                 Ok(Err(error)) => break BodyEnd::Broken(fault(&error).why().into()),
                 Err(_) => {
-                    break BodyEnd::Broken(NetworkFault::timed_out(Step::Request, self.deadline).why().into());
+                    break BodyEnd::Broken(
+                        NetworkFault::timed_out(Step::Request, self.deadline).why().into(),
+                    );
                 }
             }
         };

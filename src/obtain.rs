@@ -1,8 +1,14 @@
 //! One attempt to get a token: source → oauth2 → http. The only place where secret, protocol and network meet.
 //!
-//! A trait with one method, so that metrics, a fleet and scripted tests are wrappers of it.
+//! A trait with one method, so that metrics, a fleet and scripted tests are wrappers of it. [`ProviderObtain`] is the
+//! one that asks a provider.
+
+mod provider;
+mod turn;
 
 use std::{future::Future, pin::Pin};
+
+pub use provider::{Keep, ProviderObtain, ProviderParts};
 
 use crate::{
     failure::Failure,
@@ -25,7 +31,8 @@ pub struct Obtained {
 pub struct Outcome {
     /// The token, or why there is none.
     pub result: Result<Obtained, Failure>,
-    /// Token requests that it took: 0 (the secret could not be read), 1 or 2 (the other secret).
+    /// Token requests that it took: 0 (no secret could be read, or no connection came about), 1 or 2 (the other
+    /// secret). One without an answer counts: a token may have been minted.
     pub requests: u32,
 }
 
@@ -34,6 +41,7 @@ pub type Attempt<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
 
 /// Gets a token.
 pub trait Obtain: Send + Sync {
-    /// Makes one attempt. It ends within the exchange's deadline, whatever the provider does; dropping it gives up.
+    /// Makes one attempt. It ends within the exchange's deadline (twice that with another secret to try), whatever the
+    /// provider does; dropping it gives up.
     fn obtain(&self) -> Attempt<'_>;
 }

@@ -41,3 +41,11 @@ pub trait ReadSecret: Send + Sync {
     /// As in the config, for people: `credential "bloom"` or `file "/path"`.
     fn describe(&self) -> String;
 }
+
+#[cfg(test)]
+impl Stamp {
+    /// A stamp for scripted sources: equal numbers, equal stamps.
+    pub(crate) const fn numbered(number: u64) -> Self {
+        Self { device: 0, inode: number, size: 0, modified_ns: 0, changed_ns: 0 }
+    }
+}

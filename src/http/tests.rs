@@ -84,7 +84,7 @@ impl Provider {
     }
 
     /// Whether anybody else has connected.
-    fn is_unasked(self) -> bool {
+    fn nobody_else_came(self) -> bool {
         let listener = self.listener.into_std().unwrap();
         listener.set_nonblocking(true).unwrap();
         listener.accept().is_err()
@@ -166,7 +166,7 @@ async fn a_token_request_is_one_post_with_these_headers() {
         ]
     );
     assert_eq!(body, "grant_type=client_credentials&client_secret=canary");
-    assert!(provider.is_unasked());
+    assert!(provider.nobody_else_came());
 }
 
 #[tokio::test]
@@ -181,7 +181,7 @@ async fn no_redirect_is_followed_to_anywhere() {
             let answered = post(&provider, answer.as_bytes()).await.unwrap();
             assert_eq!(answered.status, status);
         }
-        assert!(other.is_unasked() && provider.is_unasked(), "{status}");
+        assert!(other.nobody_else_came() && provider.nobody_else_came(), "{status}");
     }
 }
 
@@ -290,7 +290,7 @@ async fn an_answer_that_is_cut_off_says_where() {
         };
         let (result, ()) = join!(client.post(&endpoint, token_request()), reset);
         assert_fault(result, Step::Request, Reached::Perhaps, "connection");
-        assert!(provider.is_unasked(), "nothing is sent twice");
+        assert!(provider.nobody_else_came(), "nothing is sent twice");
     }
 
     let provider = Provider::new().await;
@@ -468,7 +468,7 @@ async fn a_name_that_cannot_be_looked_up_says_so() {
     let client = provider.client_through(Some(&format!("http://{}:1", "x".repeat(64))));
     let result = client.post(&provider.endpoint(), token_request()).await;
     assert_fault(result, Step::LookUp, Reached::No, "");
-    assert!(provider.is_unasked());
+    assert!(provider.nobody_else_came());
 }
 
 /// Serves one CONNECT with `answer`, and returns its head.
@@ -502,7 +502,7 @@ async fn a_proxy_sees_a_host_and_a_port_and_no_secret() {
             env!("CARGO_PKG_VERSION")
         )
     );
-    assert!(provider.is_unasked() && proxy.is_unasked());
+    assert!(provider.nobody_else_came() && proxy.nobody_else_came());
 }
 
 #[tokio::test]
@@ -525,7 +525,7 @@ async fn a_proxy_that_refuses_gets_nothing_more() {
         let (result, rest) = join!(client.post(&endpoint, token_request()), serve);
         assert_fault(result, Step::Proxy, Reached::No, why);
         assert_eq!(rest, b"");
-        assert!(provider.is_unasked());
+        assert!(provider.nobody_else_came());
     }
 }
 
@@ -560,7 +560,7 @@ async fn http_2_is_spoken_and_a_refused_stream_is_not_sent_again() {
             Some(_) => assert_fault(result, Step::Request, Reached::Perhaps, ""),
         }
     }
-    assert!(provider.is_unasked(), "nor on another connection");
+    assert!(provider.nobody_else_came(), "nor on another connection");
 }
 
 #[tokio::test]
@@ -636,7 +636,7 @@ async fn a_probe_stops_at_the_first_step_that_fails() {
         join!(client.probe(&endpoint), async { provider.handshake(provider.accept().await).await });
     assert_eq!(outcomes(&steps), [(Step::LookUp, true), (Step::Connect, true), (Step::Tls, false)]);
     assert!(steps[2].outcome.clone().unwrap_err().contains("another name"));
-    assert!(provider.is_unasked());
+    assert!(provider.nobody_else_came());
 
     let closed = Provider::new().await;
     let (client, endpoint) = (closed.client(), closed.endpoint());

@@ -387,6 +387,14 @@ fn a_wait_that_the_provider_asks_for_is_passed_on() {
     ] {
         let failure = failure(answer(status, &[("retry-after", value)], "").unwrap_err());
         assert_eq!(failure.retry_after.map(|wait| wait.as_secs()), seconds, "{status} {value}");
+        let said = seconds.map(|seconds| format!("Retry-After {seconds} s"));
+        assert!(failure.text.contains(said.as_deref().unwrap_or("answered 429 / ")), "{}", failure.text);
+        assert_eq!(
+            failure.text.contains("the most that is honoured"),
+            seconds == Some(3600),
+            "{}",
+            failure.text
+        );
     }
 }
 

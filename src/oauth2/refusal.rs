@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::{
     Client,
     json::{self, Members},
+    retry_after,
     words::{line, quoted, scrubbed},
 };
 use crate::{
@@ -52,7 +53,14 @@ enum Why {
 impl Rejection {
     /// The failure, with a line that does not hold `secret`, in whatever form the provider reflected it.
     pub fn into_failure(self, client: &Client, secret: &Secret) -> Failure {
-        let what = format!("{} answered {}", client.endpoint, self.status);
+        let what = match self.retry_after {
+            None => format!("{} answered {}", client.endpoint, self.status),
+            Some(wait) => {
+                let most = if wait == retry_after::MAX { ", the most that is honoured" } else { "" };
+                let seconds = wait.as_secs();
+                format!("{} answered {}, Retry-After {seconds} s{most}", client.endpoint, self.status)
+            }
+        };
         let clean = |text: &str, max| quoted(&scrubbed(text, &client.client_id, secret), max);
         let why = match &self.why {
             Why::Ours(text) => text.clone(),

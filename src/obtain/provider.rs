@@ -1,0 +1,215 @@
+//! Asking a provider: reads the secret, sends the request, reads the answer, and forgets the secret.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{task::spawn_blocking, time::timeout};
+use tracing::{info, warn};
+
+use super::{
+    Attempt, Obtain, Obtained, Outcome,
+    turn::{Other, Secrets, Which},
+};
+use crate::{
+    clock::Clock,
+    failure::{Failure, FailureKind, Schedule},
+    http::{HttpClient, Reached},
+    oauth2::{self, Client, Credentials, Deviations, Rules, words::line},
+    secret::Secret,
+    source::SourceFault,
+    token::{Life, ProfileName},
+};
+
+/// The time for reading sources. They are local files; one on a file system that hangs is not.
+const READ_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Copies a token to the memory where it stays.
+pub type Keep = Arc<dyn Fn(&[u8]) -> Bytes + Send + Sync>;
+
+/// What a [`ProviderObtain`] is made of.
+pub struct ProviderParts {
+    /// Whose token it is, for the log.
+    pub profile: ProfileName,
+    /// Everything of the request but the secret.
+    pub client: Client,
+    /// `client_secret`.
+    pub secret: Arc<dyn crate::source::ReadSecret>,
+    /// `client_secret_next`.
+    pub secret_next: Option<Arc<dyn crate::source::ReadSecret>>,
+    /// How an answer is read.
+    pub rules: Rules,
+    /// The way there. Profiles with equal transports can share one.
+    pub http: Arc<HttpClient>,
+    /// What a life is counted on.
+    pub clock: Arc<dyn Clock>,
+    /// Where tokens stay.
+    pub keep: Keep,
+}
+
+/// Gets tokens of one profile from its provider.
+pub struct ProviderObtain {
+    profile: ProfileName,
+    client: Client,
+    secrets: Arc<Secrets>,
+    rules: Rules,
+    http: Arc<HttpClient>,
+    clock: Arc<dyn Clock>,
+    keep: Keep,
+    deviations: Mutex<Deviations>,
+}
+
+/// How one exchange ended. A refusal of the credentials may be another secret's chance.
+struct Exchange {
+    result: Result<Obtained, (Credentials, Failure)>,
+    requests: u32,
+}
+
+impl Obtain for ProviderObtain {
+    fn obtain(&self) -> Attempt<'_> {
+        Box::pin(self.attempt())
+    }
+}
+
+impl ProviderObtain {
+    /// Puts the parts together. Nothing is read or sent.
+    pub fn new(parts: ProviderParts) -> Self {
+        Self {
+            profile: parts.profile,
+            client: parts.client,
+            secrets: Arc::new(Secrets::new(parts.secret, parts.secret_next)),
+            rules: parts.rules,
+            http: parts.http,
+            clock: parts.clock,
+            keep: parts.keep,
+            deviations: Mutex::default(),
+        }
+    }
+
+    /// What was unusual in the answers so far.
+    pub fn deviations(&self) -> Deviations {
+        *self.deviations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn attempt(&self) -> Outcome {
+        let turn = match self.blocking(Secrets::begin).await {
+            Ok(turn) => turn,
+            Err(fault) => return Outcome { result: Err(unreadable(&fault)), requests: 0 },
+        };
+        let (reading, first, other, stamps) = turn.into_parts();
+        if let (Which::Next, Other::Unreadable(which, fault)) = (first, &other) {
+            let text = line(&fault.what, &fault.why, &fault.remedy);
+            warn!(profile = %self.profile, "{} is used: {} cannot be read: {text}", first.key(), which.key());
+        }
+        let exchange = self.exchange(&reading.secret).await;
+        drop(reading);
+        let requests = exchange.requests;
+        let failure = match exchange.result {
+            Ok(obtained) => {
+                self.secrets.prefer(first, stamps);
+                return Outcome { result: Ok(obtained), requests };
+            }
+            Err((Credentials::NotJudged, failure)) => return Outcome { result: Err(failure), requests },
+            Err((Credentials::Refused, failure)) => failure,
+        };
+        let other = match other {
+            Other::Secret(which) => which,
+            Other::None => return Outcome { result: Err(failure), requests },
+            Other::Unreadable(which, _) => {
+                let failure = noted(failure, &format!("{} cannot be read", which.key()));
+                return Outcome { result: Err(failure), requests };
+            }
+        };
+        if failure.retry_after.is_some() || failure.schedule == Schedule::RateLimited {
+            // The provider wants quiet first; then it is the other one's turn.
+            self.secrets.prefer(other, stamps);
+            return Outcome { result: Err(failure), requests };
+        }
+        let Ok(reading) = self.blocking(move |secrets| secrets.read(other)).await else {
+            return Outcome { result: Err(failure), requests };
+        };
+        let exchange = self.exchange(&reading.secret).await;
+        let result = exchange.result.map_err(|(credentials, failure)| match credentials {
+            Credentials::Refused => noted(failure, "client_secret and client_secret_next were both refused"),
+            Credentials::NotJudged => failure,
+        });
+        if result.is_ok() {
+            info!(profile = %self.profile, "the provider refused {} and takes {}", first.key(), other.key());
+            self.secrets.prefer(other, stamps);
+        }
+        Outcome { result, requests: requests + exchange.requests }
+    }
+
+    /// One request with `secret`, and what came of it.
+    async fn exchange(&self, secret: &Secret) -> Exchange {
+        let request = oauth2::encode(&self.client, secret);
+        let requested = self.clock.now();
+        let answered = match self.http.post(&self.client.endpoint, request).await {
+            Ok(answered) => answered,
+            Err(fault) => {
+                let requests = u32::from(fault.reached() == Reached::Perhaps);
+                let failure = fault.into_failure(&self.client.endpoint);
+                return Exchange { result: Err((Credentials::NotJudged, failure)), requests };
+            }
+        };
+        let wall = self.clock.now().wall;
+        let result = oauth2::read(&answered.as_answer(), &self.client, &self.rules, wall, &*self.keep)
+            .map(|grant| {
+                self.note(grant.deviations);
+                let life = Life { requested, length: grant.length, source: grant.source };
+                Obtained { access_token: grant.access_token, scopes: grant.scopes, life }
+            })
+            .map_err(|rejection| (rejection.credentials, rejection.into_failure(&self.client, secret)));
+        Exchange { result, requests: 1 }
+    }
+
+    /// Logs what was not seen before.
+    fn note(&self, deviations: Deviations) {
+        let new = self.deviations.lock().unwrap_or_else(PoisonError::into_inner).extend(deviations);
+        for deviation in new.iter() {
+            if deviation.concerns_the_operator() {
+                warn!(profile = %self.profile, deviation = deviation.label(), "{}", deviation.text());
+            } else {
+                info!(profile = %self.profile, deviation = deviation.label(), "{}", deviation.text());
+            }
+        }
+    }
+
+    /// Reads sources off the event loop, and not forever.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Secrets) -> Result<T, SourceFault> + Send + 'static,
+    ) -> Result<T, SourceFault> {
+        let secrets = Arc::clone(&self.secrets);
+        let fault = |why: String| SourceFault {
+            what: format!("the secret of {} was not read", self.profile),
+            why,
+            remedy: "check the file system that it is on".to_owned(),
+        };
+        match timeout(READ_DEADLINE, spawn_blocking(move || work(&secrets))).await {
+            Ok(Ok(read)) => read,
+            Ok(Err(_)) => Err(fault("the reading broke off".to_owned())),
+            Err(_) => Err(fault(format!("it took longer than {} s", READ_DEADLINE.as_secs()))),
+        }
+    }
+}
+
+fn unreadable(fault: &SourceFault) -> Failure {
+    Failure {
+        kind: FailureKind::SecretUnreadable,
+        schedule: Schedule::Refusal,
+        retry_after: None,
+        text: line(&fault.what, &fault.why, &fault.remedy),
+    }
+}
+
+fn noted(mut failure: Failure, note: &str) -> Failure {
+    failure.text = format!("{} ({note})", failure.text).into();
+    failure
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,0 +1,111 @@
+//! Which of a profile's secrets is tried first, and whether there is another.
+//!
+//! The one that last worked goes first, until the content of a source changes: then the order of the config holds
+//! again. No secret is kept between attempts, only the stamps of the sources.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::source::{ReadSecret, Reading, SourceFault, Stamp};
+
+/// `client_secret` or `client_secret_next`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    Current,
+    Next,
+}
+
+impl Which {
+    pub(super) fn key(self) -> &'static str {
+        match self {
+            Self::Current => "client_secret",
+            Self::Next => "client_secret_next",
+        }
+    }
+}
+
+type Stamps = [Option<Stamp>; 2];
+
+/// The sources of a profile.
+pub(super) struct Secrets {
+    current: Arc<dyn ReadSecret>,
+    next: Option<Arc<dyn ReadSecret>>,
+    /// The one to begin with, as long as the sources have these stamps.
+    preferred: Mutex<(Which, Stamps)>,
+}
+
+/// One attempt's turn: what to try, and what then.
+pub(super) struct Turn {
+    /// The secret to begin with.
+    pub(super) reading: Reading,
+    /// Where it was read.
+    pub(super) which: Which,
+    /// What there is besides.
+    pub(super) other: Other,
+    stamps: Stamps,
+}
+
+/// What there is besides the secret that an attempt begins with.
+pub(super) enum Other {
+    /// One source only, or the same secret in both.
+    None,
+    /// Another secret, which reads.
+    Secret(Which),
+    /// Another source, which does not read; if it comes first in the config, this attempt makes do without it.
+    Unreadable(Which, SourceFault),
+}
+
+impl Secrets {
+    pub(super) fn new(current: Arc<dyn ReadSecret>, next: Option<Arc<dyn ReadSecret>>) -> Self {
+        Self { current, next, preferred: Mutex::new((Which::Current, [None, None])) }
+    }
+
+    /// Begins an attempt: reads both sources, and keeps the secret of one. Blocking.
+    pub(super) fn begin(&self) -> Result<Turn, SourceFault> {
+        let current = self.current.read();
+        let next = self.next.as_ref().map(|source| source.read());
+        let stamp =
+            |reading: &Result<Reading, SourceFault>| reading.as_ref().ok().map(|reading| reading.stamp);
+        let stamps = [stamp(&current), next.as_ref().and_then(stamp)];
+        let first = match *self.preferred.lock().unwrap_or_else(PoisonError::into_inner) {
+            (preferred, of) if of == stamps => preferred,
+            _ => Which::Current,
+        };
+        let (which, first, other) = match (first, next) {
+            (_, None) => (Which::Current, current, None),
+            (Which::Current, Some(next)) => (Which::Current, current, Some((Which::Next, next))),
+            (Which::Next, Some(next)) => (Which::Next, next, Some((Which::Current, current))),
+        };
+        let (which, reading, other) = match (first, other) {
+            (Ok(first), None) => (which, first, Other::None),
+            (Ok(first), Some((other, Ok(second)))) => {
+                let same = first.secret.expose_secret() == second.secret.expose_secret();
+                (which, first, if same { Other::None } else { Other::Secret(other) })
+            }
+            (Ok(first), Some((other, Err(fault)))) => (which, first, Other::Unreadable(other, fault)),
+            // Half a rotation is no reason to go without a token.
+            (Err(fault), Some((other, Ok(second)))) => (other, second, Other::Unreadable(which, fault)),
+            (Err(fault), _) => return Err(fault),
+        };
+        Ok(Turn { reading, which, other, stamps })
+    }
+
+    /// Reads one source anew. Blocking.
+    pub(super) fn read(&self, which: Which) -> Result<Reading, SourceFault> {
+        match (which, &self.next) {
+            (Which::Next, Some(next)) => next.read(),
+            _ => self.current.read(),
+        }
+    }
+
+    /// The next attempt begins with `which`, unless a source has changed since `stamps`.
+    pub(super) fn prefer(&self, which: Which, stamps: Stamps) {
+        *self.preferred.lock().unwrap_or_else(PoisonError::into_inner) = (which, stamps);
+    }
+}
+
+impl Turn {
+    /// Its parts: the secret goes its own way, and is wiped at the end of it.
+    pub(super) fn into_parts(self) -> (Reading, Which, Other, Stamps) {
+        (self.reading, self.which, self.other, self.stamps)
+    }
+}
