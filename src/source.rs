@@ -1,6 +1,25 @@
 //! Where a secret is read: a systemd credential or a file, and no third way.
+//!
+//! A source is read anew for each token request and keeps nothing. It never sends, stores or prints what it read, and
+//! never reads the environment: `$CREDENTIALS_DIRECTORY` is an argument.
 
-use crate::secret::Secret;
+mod credential;
+mod file;
+mod watch;
+
+use std::{future::Future, path::PathBuf, pin::Pin};
+
+use nix::sys::stat::FileStat;
+use zeroize::Zeroizing;
+
+pub use self::{credential::CredentialSource, file::FileSource};
+use crate::{
+    files::Contents,
+    secret::{MAX_SECRET_BYTES, Secret, SecretProblem},
+};
+
+/// The longest file that holds a secret: the secret and the newline that editors end it with.
+const MAX_FILE_BYTES: usize = MAX_SECRET_BYTES + 1;
 
 /// One reading of a source.
 #[derive(Debug)]
@@ -22,6 +41,25 @@ pub struct Stamp {
     changed_ns: i128,
 }
 
+impl Stamp {
+    /// The stamp of a file with this status.
+    pub fn of(stat: &FileStat) -> Self {
+        let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+        Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            modified_ns: nanoseconds(stat.st_mtime, stat.st_mtime_nsec),
+            changed_ns: nanoseconds(stat.st_ctime, stat.st_ctime_nsec),
+        }
+    }
+
+    /// The stamp of the `number`th content of something that is no file.
+    pub const fn numbered(number: u64) -> Self {
+        Self { device: 0, inode: number, size: 0, modified_ns: 0, changed_ns: 0 }
+    }
+}
+
 /// Why a source cannot be read: one line what, one why, one what to do. Never holds content.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}\n{why}\n{remedy}")]
@@ -34,12 +72,147 @@ pub struct SourceFault {
     pub remedy: String,
 }
 
+/// Ends when a source may have changed.
+pub type Change<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
 /// Something a secret can be read from. Blocking, but short: local files only.
 pub trait ReadSecret: Send + Sync {
     /// Reads it anew.
     fn read(&self) -> Result<Reading, SourceFault>;
     /// As in the config, for people: `credential "bloom"` or `file "/path"`.
     fn describe(&self) -> String;
+    /// Which content is there right now, without reading it: none where there is nothing, or where the source cannot
+    /// change under a running agent. Taken before a reading, it is what [`Self::changed_since`] wants.
+    fn glance(&self) -> Option<Stamp> {
+        None
+    }
+    /// Ends at the first sign that what is there is not what `seen` was; also for a change between the glance and the
+    /// first poll. It is a hint: it may end for nothing, and where the host cannot watch, or the source cannot change,
+    /// it never does. It watches from its first poll until it is dropped; poll it within a tokio runtime.
+    fn changed_since(&self, seen: Option<Stamp>) -> Change<'_> {
+        let _ = seen;
+        Box::pin(std::future::pending())
+    }
+}
+
+/// A source as the config names it.
+#[derive(Debug)]
+pub enum Source {
+    /// `client_secret.credential`.
+    Credential(CredentialSource),
+    /// `client_secret.file`.
+    File(FileSource),
+}
+
+impl Source {
+    /// The file at `path`, which has to belong to the user that this process runs as.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self::File(FileSource::new(path.into()))
+    }
+
+    /// The credential `name` in `credentials_directory`, which is what systemd set `$CREDENTIALS_DIRECTORY` to.
+    pub fn credential(name: impl Into<String>, credentials_directory: Option<PathBuf>) -> Self {
+        Self::Credential(CredentialSource::new(name.into(), credentials_directory))
+    }
+}
+
+impl ReadSecret for Source {
+    fn read(&self) -> Result<Reading, SourceFault> {
+        match self {
+            Self::Credential(source) => source.read(),
+            Self::File(source) => source.read(),
+        }
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Self::Credential(source) => source.describe(),
+            Self::File(source) => source.describe(),
+        }
+    }
+
+    fn glance(&self) -> Option<Stamp> {
+        match self {
+            Self::Credential(source) => source.glance(),
+            Self::File(source) => source.glance(),
+        }
+    }
+
+    fn changed_since(&self, seen: Option<Stamp>) -> Change<'_> {
+        match self {
+            Self::Credential(source) => source.changed_since(seen),
+            Self::File(source) => source.changed_since(seen),
+        }
+    }
+}
+
+/// The secret in what was read: without one newline at its end, because every editor and `echo` adds one. A second one,
+/// or a carriage return before it, is not taken for granted: [`Secret::parse`] refuses it.
+fn parse(contents: Contents, description: &str) -> Result<Reading, SourceFault> {
+    let stamp = Stamp::of(&contents.stat);
+    let mut bytes: Zeroizing<Vec<u8>> = contents.bytes;
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+    }
+    match Secret::parse(bytes) {
+        Ok(secret) => Ok(Reading { secret, stamp }),
+        Err(problem) => Err(SourceFault {
+            what: format!("cannot use the secret of {description}"),
+            why: format!("it {problem}"),
+            remedy: match problem {
+                SecretProblem::Empty => "write the client secret into it",
+                SecretProblem::TooLong => "write the client secret into it, and nothing else",
+                SecretProblem::NotText => {
+                    "write it as UTF-8 text; a binary key or a key file is no client secret"
+                }
+                SecretProblem::ControlCharacter => {
+                    "write the client secret as its only line, with no more than one newline (\\n) at the end"
+                }
+            }
+            .to_owned(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_newline_at_the_end_is_not_part_of_the_secret_and_everything_else_is() {
+        let stat = nix::sys::stat::stat("/").unwrap();
+        let parse =
+            |bytes: &[u8]| parse(Contents { bytes: Zeroizing::new(bytes.to_vec()), stat }, r#"file "/s""#);
+        for (bytes, secret) in [(&b"s3cret"[..], "s3cret"), (b"s3cret\n", "s3cret"), (b" s \n", " s ")] {
+            let reading = parse(bytes).unwrap();
+            assert_eq!(reading.secret.expose_secret(), secret);
+            assert_eq!(reading.stamp, Stamp::of(&stat));
+        }
+        let control = "it holds a control character (a second line, or a carriage return?); it must be one line of text";
+        let one_line =
+            "write the client secret as its only line, with no more than one newline (\\n) at the end";
+        let longest = [&[b'x'; MAX_SECRET_BYTES][..], b"\n"].concat();
+        assert!(parse(&longest).is_ok());
+        for (bytes, why, remedy) in [
+            (&b""[..], "it is empty", "write the client secret into it"),
+            (b"\n", "it is empty", "write the client secret into it"),
+            (b"s3cret\n\n", control, one_line),
+            (b"s3cret\r\n", control, one_line),
+            (
+                b"s3cret\xff\n",
+                "it is not UTF-8 text",
+                "write it as UTF-8 text; a binary key or a key file is no client secret",
+            ),
+            (
+                &[b'x'; MAX_FILE_BYTES],
+                "it is longer than 64 KiB",
+                "write the client secret into it, and nothing else",
+            ),
+        ] {
+            let fault = parse(bytes).unwrap_err();
+            assert_eq!(fault.to_string(), format!("cannot use the secret of file \"/s\"\n{why}\n{remedy}"));
+        }
+    }
 }
 
 #[cfg(test)]

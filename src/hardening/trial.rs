@@ -4,7 +4,7 @@
     reason = "raw system calls, because libc's wrappers change every thread of the process"
 )]
 
-use std::process::Command;
+use std::{ffi::CString, os::unix::ffi::OsStrExt as _, path::Path, process::Command};
 
 use nix::{errno::Errno, unistd::geteuid};
 
@@ -87,6 +87,58 @@ pub(crate) fn without_call<T: Send>(number: i64, errno: Errno, body: impl FnOnce
         }
         body()
     })
+}
+
+/// Mounts a `fs_type` on `directory`, lets `make` fill it, makes it read-only and runs `test`: in a mount namespace that
+/// only this thread, and those that it starts, are in. Needs root.
+pub(crate) fn with_mount(
+    directory: &Path,
+    fs_type: &str,
+    make: impl FnOnce() + Send,
+    test: impl FnOnce() + Send,
+) {
+    let target = CString::new(directory.as_os_str().as_bytes()).unwrap();
+    let fs_type = CString::new(fs_type).unwrap();
+    on_own_thread(|| {
+        let mount = |target: &std::ffi::CStr, flags: libc::c_ulong| {
+            // SAFETY: C strings that outlive the call, and no data.
+            let result = unsafe {
+                libc::mount(c"none".as_ptr(), target.as_ptr(), fs_type.as_ptr(), flags, std::ptr::null())
+            };
+            Errno::result(result).unwrap();
+        };
+        // SAFETY: moves this thread only.
+        Errno::result(unsafe { libc::unshare(libc::CLONE_NEWNS) }).unwrap();
+        mount(c"/", libc::MS_REC | libc::MS_PRIVATE);
+        mount(&target, libc::MS_NOSUID | libc::MS_NODEV);
+        make();
+        mount(&target, libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV);
+        test();
+    });
+}
+
+/// Gives `path` an ACL: `owner` for its owner, `granted` for `user` and as the mask, nothing for anybody else. The form
+/// is linux/posix_acl_xattr.h's: a version, then tag, permissions and id of each entry.
+pub(crate) fn set_acl(path: &Path, owner: u16, user: u32, granted: u16) {
+    const NO_ID: u32 = u32::MAX;
+    let entries = [
+        (0x01, owner, NO_ID),
+        (0x02, granted, user),
+        (0x04, 0, NO_ID),
+        (0x10, granted, NO_ID),
+        (0x20, 0, NO_ID),
+    ];
+    let mut acl = 2_u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        acl.extend(u16::to_le_bytes(tag));
+        acl.extend(permissions.to_le_bytes());
+        acl.extend(id.to_le_bytes());
+    }
+    let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+    let name = c"system.posix_acl_access";
+    // SAFETY: C strings and a buffer that outlive the call.
+    Errno::result(unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), acl.as_ptr().cast(), acl.len(), 0) })
+        .unwrap();
 }
 
 fn statement(code: u32, k: u32, skip_unless: u8) -> libc::sock_filter {
