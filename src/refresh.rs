@@ -22,8 +22,8 @@ use std::time::Duration;
 
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
-use self::{backoff::Backoff, budget::Budget, schedule::Draw};
 pub use self::schedule::{Policy, PolicyFault};
+use self::{backoff::Backoff, budget::Budget, schedule::Draw};
 use crate::{
     clock::{Now, Timestamp},
     failure::{Failure, FailureKind, Schedule},
@@ -112,6 +112,18 @@ pub enum Health {
     Degraded,
     /// No valid token, and the last attempt failed.
     Unavailable,
+}
+
+impl Health {
+    /// Of the valid token, if there is one, and what made the last attempt fail, if it did.
+    pub fn of<T, F>(token: Option<&T>, failure: Option<&F>) -> Self {
+        match (token, failure) {
+            (Some(_), None) => Self::Valid,
+            (Some(_), Some(_)) => Self::Degraded,
+            (None, None) => Self::Pending,
+            (None, Some(_)) => Self::Unavailable,
+        }
+    }
 }
 
 /// One token's life. See the module.
@@ -277,7 +289,10 @@ impl Refresh {
         self.handle_timeout(now.boot);
         let held_until = self.held.map(|held| held.life.served_until());
         let until = life.served_until();
-        if life.requested.boot > now.boot || now.boot >= until || held_until.is_some_and(|held_until| held_until >= until) {
+        if life.requested.boot > now.boot
+            || now.boot >= until
+            || held_until.is_some_and(|held_until| held_until >= until)
+        {
             return Adoption::Unneeded;
         }
         self.take_away(now.boot);
@@ -323,7 +338,9 @@ impl Refresh {
         }
         match (self.budget.next(), demand) {
             // Whoever comes back after the next regular refresh finds another token.
-            (Some(retry), Demand::Rejected(_)) if retry > start => Answer::Exhausted { retry: retry.min(self.due()) },
+            (Some(retry), Demand::Rejected(_)) if retry > start => {
+                Answer::Exhausted { retry: retry.min(self.due()) }
+            }
             (Some(retry), _) if retry > start => Answer::Unneeded,
             _ => {
                 self.budget.spend(start);
@@ -398,13 +415,8 @@ impl Refresh {
 
     /// How the profile does at `now`.
     pub fn health(&self, now: Timestamp) -> Health {
-        let valid = self.held.is_some_and(|held| now < held.life.served_until());
-        match (valid, self.failing) {
-            (true, None) => Health::Valid,
-            (true, Some(_)) => Health::Degraded,
-            (false, None) => Health::Pending,
-            (false, Some(_)) => Health::Unavailable,
-        }
+        let valid = self.held.as_ref().filter(|held| now < held.life.served_until());
+        Health::of(valid, self.failing.as_ref())
     }
 
     // The rules.
@@ -415,7 +427,8 @@ impl Refresh {
             (Some(failing), _) => failing.retry,
             (None, None) => self.born.max(self.floor_end()),
             (None, Some(held)) => {
-                let point = schedule::refresh_point(&self.policy, held.draw, &held.life).max(self.floor_end());
+                let point =
+                    schedule::refresh_point(&self.policy, held.draw, &held.life).max(self.floor_end());
                 [self.asked, self.stepped].into_iter().flatten().fold(point, Timestamp::min)
             }
         };

@@ -42,7 +42,13 @@ pub struct Backoff {
 impl Backoff {
     /// Counts `failure`, which came at `now`, and says when the next attempt starts. `urgent` is the moment from which
     /// retries hurry; it may be past.
-    pub fn after(&mut self, failure: &Failure, now: Timestamp, urgent: Timestamp, rng: &mut impl Rng) -> Timestamp {
+    pub fn after(
+        &mut self,
+        failure: &Failure,
+        now: Timestamp,
+        urgent: Timestamp,
+        rng: &mut impl Rng,
+    ) -> Timestamp {
         let asked = failure.retry_after.map(|asked| now + asked.min(RETRY_AFTER_CAP));
         let own = match (failure.schedule, asked) {
             (Schedule::Refusal, _) => now + doubling(REFUSAL, &mut self.refused, REFUSAL_CAP),
@@ -100,7 +106,8 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_boot(Duration::from_secs(10_000));
 
     fn failure(schedule: Schedule, retry_after: Option<u64>) -> Failure {
-        let kind = if schedule == Schedule::Refusal { FailureKind::Refused } else { FailureKind::ProviderError };
+        let kind =
+            if schedule == Schedule::Refusal { FailureKind::Refused } else { FailureKind::ProviderError };
         Failure { kind, schedule, retry_after: retry_after.map(Duration::from_secs), text: "scripted".into() }
     }
 
@@ -123,7 +130,10 @@ mod tests {
         for (n, ((low, high), (from, to))) in ranges.iter().zip(windows).enumerate() {
             let tolerance = (to - from) * 0.05;
             assert!(
-                *low >= from - 1e-6 && *low <= from + tolerance && *high <= to + 1e-6 && *high >= to - tolerance,
+                *low >= from - 1e-6
+                    && *low <= from + tolerance
+                    && *high <= to + 1e-6
+                    && *high >= to - tolerance,
                 "failure {}: {low}..{high}, should fill {from}..{to}",
                 n + 1
             );
@@ -215,7 +225,10 @@ mod tests {
         let asked = backoff.after(&failure(Schedule::Transient, Some(600)), NOW, NOW, rng);
         assert!(asked >= NOW + Duration::from_secs(600));
         let forced = NOW + Duration::from_secs(10);
-        assert!(backoff.after(&failure(Schedule::Transient, None), forced, NOW, rng) >= NOW + Duration::from_secs(600));
+        assert!(
+            backoff.after(&failure(Schedule::Transient, None), forced, NOW, rng)
+                >= NOW + Duration::from_secs(600)
+        );
         let shorter = backoff.after(&failure(Schedule::Transient, Some(1)), forced, NOW, rng);
         assert!(shorter < forced + Duration::from_secs(60), "the provider's newest word counts");
     }
