@@ -4,54 +4,32 @@
 //!   attempt settled finds its token there.
 //! - It holds one request at most, as a future of its own: nobody else can start one, and no caller can cancel it.
 //! - It ends when it is told to, when the last [`Handle`] is gone, when the kernel takes its clock away, or with a panic of
-//!   [`Obtain`]. Its readers then see [`Closed`]; whoever runs it must look at how it ended.
-//! - No token is ever logged. A failure that repeats itself is logged rarely ([`journal`]).
+//!   [`crate::obtain::Obtain`]. Its readers then see [`crate::store::Closed`]; whoever runs it must look at how it ended.
+//! - No token is ever logged. A failure that repeats itself is logged rarely (`journal`).
 
+mod handle;
 mod journal;
 #[cfg(test)]
 mod tests;
 
 use std::{future::Future, io, pin::Pin, sync::Arc, time::Duration};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
-use self::journal::{Journal, Loudness};
+pub use self::handle::{Changed, Changes, Handle, Task};
+use self::{
+    handle::Command,
+    journal::{Journal, Loudness},
+};
 use crate::{
     clock::Now,
     failure::{Failure, FailureKind, Schedule},
-    obtain::{Obtain, Obtained, Outcome},
-    refresh::{Action, Adoption, Answer, Demand, Grant, Novelty, Policy, Refresh},
-    store::{Attempts, Closed, Identity, Phase, Publisher},
+    obtain::{Obtained, Outcome},
+    refresh::{Action, Adoption, Grant, Novelty, Refresh},
+    store::{Attempts, Phase, Publisher},
     timer::{Alarm, Time},
-    token::{Generation, ProfileName, Token},
+    token::{Generation, Token},
 };
-
-/// What a rotator works by. A reload gives it another.
-#[derive(Clone)]
-pub struct Task {
-    /// The profile.
-    pub name: ProfileName,
-    /// What its tokens are for: another one makes the token in hand a stranger's.
-    pub identity: Identity,
-    /// When to refresh.
-    pub policy: Policy,
-    /// The audience that is asked for, as it stands in the served token.
-    pub audience: Option<Box<str>>,
-    /// Gets a token.
-    pub obtain: Arc<dyn Obtain>,
-    /// Tells when the secret changes, where its source can: awaited only while the profile is refused.
-    pub secret_changes: Option<Arc<dyn Changes>>,
-}
-
-/// What [`Changes::changed`] returns.
-pub type Changed<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
-
-/// Something that can tell that a profile's secret has changed.
-pub trait Changes: Send + Sync {
-    /// Resolves once the source holds another content than the one last read for a request; at once if it does already, so
-    /// that no change is lost between that reading and this call. Dropping it stops the watching.
-    fn changed(&self) -> Changed<'_>;
-}
 
 /// Makes the task of one token and the handle to it. `publisher` is a fresh cell's, of the same identity; `seed` is what its
 /// jitter is drawn from. Fails where the host has no timer left.
@@ -82,46 +60,6 @@ pub fn rotator(
         task,
     };
     Ok((rotator, Handle { commands: sender }))
-}
-
-/// The way to a rotator. Clones are the same way; the rotator ends with the last of them.
-#[derive(Clone, Debug)]
-pub struct Handle {
-    commands: mpsc::Sender<Command>,
-}
-
-impl Handle {
-    /// Asks for a newer token, and says what becomes of it. To wait for it: [`crate::store::Reader::settled`].
-    pub async fn demand(&self, demand: Demand) -> Result<Answer, Closed> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Command::Demand(demand, reply)).await?;
-        answer.await.map_err(|_| Closed)
-    }
-
-    /// Gives it another task for the same profile; returns when that is in force. With another identity the token is
-    /// withdrawn, the request in flight dropped, and one fetch made at once. With the same the token stays; a profile that
-    /// fails tries at once, as far as its provider's Retry-After allows.
-    pub async fn reconfigure(&self, task: Task) -> Result<(), Closed> {
-        let (reply, done) = oneshot::channel();
-        self.send(Command::Reconfigure(Box::new(task), reply)).await?;
-        done.await.map_err(|_| Closed)
-    }
-
-    /// Ends it, whoever else holds a handle. A request in flight is dropped.
-    pub async fn stop(&self) {
-        // One that has ended already is what was wanted.
-        let _ended = self.send(Command::Stop).await;
-    }
-
-    async fn send(&self, command: Command) -> Result<(), Closed> {
-        self.commands.send(command).await.map_err(|_| Closed)
-    }
-}
-
-enum Command {
-    Demand(Demand, oneshot::Sender<Answer>),
-    Reconfigure(Box<Task>, oneshot::Sender<()>),
-    Stop,
 }
 
 enum Event {
@@ -171,7 +109,7 @@ impl Rotator {
     }
 
     /// Keeps the token fresh until it is told to stop, or nobody holds a handle any more. An error is the kernel's, about
-    /// the timer; a panic of [`Obtain`] comes through.
+    /// the timer; a panic of [`crate::obtain::Obtain`] comes through.
     pub async fn run(mut self) -> io::Result<()> {
         loop {
             self.act();
@@ -213,7 +151,7 @@ impl Rotator {
             () = async {
                 // Nobody tells of steps any more when the clock's owner is gone: the boot clock decides anyway.
                 if self.steps.changed().await.is_err() {
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
             } => Ok(Some(Event::Stepped)),
             () = of(&mut self.secret_changed) => Ok(Some(Event::SecretChanged)),
@@ -325,9 +263,11 @@ impl Rotator {
         let next = next.unwrap_or(now.wall);
         let (name, text) = (&self.task.name, &failure.text);
         match self.journal.failed(now.boot, &failure) {
-            Loudness::Loud => tracing::warn!(profile = %name, failures, next = %next, "no new token: {text}"),
+            Loudness::Loud => {
+                tracing::warn!(profile = %name, failures, next = %next, "no new token: {text}");
+            }
             Loudness::Quiet => {
-                tracing::debug!(profile = %name, failures, next = %next, "no new token: {text}")
+                tracing::debug!(profile = %name, failures, next = %next, "no new token: {text}");
             }
         }
         self.last_failure = Some(Arc::new((failure, now)));

@@ -229,7 +229,10 @@ impl Reader {
     /// stands then.
     pub async fn settled(&self, identity: Identity, attempt: u64) -> Result<Attempts, Left> {
         let mut attempts = self.attempts.clone();
-        let ended = |seen: &Attempts| seen.identity > identity || seen.settled >= attempt;
+        // A rotator that has still to come to this identity drops the attempt, and gives its number to the first of the new.
+        let ended = |seen: &Attempts| {
+            seen.identity > identity || seen.identity == identity && seen.settled >= attempt
+        };
         let seen = attempts.wait_for(ended).await.map_err(|_| Closed)?;
         if seen.identity == identity { Ok(seen.clone()) } else { Err(Left::Superseded) }
     }

@@ -307,7 +307,8 @@ enum Storm {
 /// Fails the run with a text.
 macro_rules! demand {
     ($holds:expr, $($text:tt)*) => {
-        if !$holds {
+        let holds: bool = $holds;
+        if !holds {
             return Err(format!($($text)*));
         }
     };
@@ -852,7 +853,7 @@ fn a_year(seed: u64) -> World {
     // Days mostly, as documented; hours and Hydra's 3599 s in some, for they make the most events.
     const DAYS: &[u64] = &[86_400, 86_400, 36_000, 604_800, 2_592_000];
     const HOURS: &[u64] = &[3_599, 7_200, 14_400];
-    let lives = if seed % 8 == 0 { HOURS } else { DAYS };
+    let lives = if seed.is_multiple_of(8) { HOURS } else { DAYS };
     World::new(seed, lives, 10 * SECOND, 6 * HOUR)
 }
 
@@ -897,7 +898,7 @@ fn two_hundred_years_of_bad_weather_break_no_rule() {
 fn lives_shorter_than_a_minute_and_than_the_floor_break_no_rule() {
     const SHORT: &[u64] = &[1, 2, 5, 9, 10, 11, 12, 20, 30, 59];
     let met = simulate(40, 6 * HOUR, |seed| {
-        let floor = if seed % 2 == 0 { 10 * SECOND } else { SECOND };
+        let floor = if seed.is_multiple_of(2) { 10 * SECOND } else { SECOND };
         World::new(seed, SHORT, floor, 10 * MINUTE)
     });
     println!("{met:?}");

@@ -1,7 +1,7 @@
 //! The rules one by one. What they are together, [`super::simulation`] holds them to.
 
 use super::*;
-use crate::{clock::WallTime, token::LifeSource};
+use crate::{clock::WallTime, failure::FailureKind, token::LifeSource};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);

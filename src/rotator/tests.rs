@@ -3,16 +3,19 @@
 use std::{collections::BTreeSet, sync::Mutex};
 
 use bytes::Bytes;
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::{
+    sync::{Notify, oneshot},
+    task::JoinSet,
+};
 
 use super::*;
 use crate::{
     clock::{Clock as _, Timestamp, WallTime},
-    obtain::Attempt,
-    refresh::Health,
-    store::{self, Left, NoToken, Reader},
+    obtain::{Attempt, Obtain},
+    refresh::{Answer, Demand, Health, Policy},
+    store::{self, Closed, Identity, Left, NoToken, Reader},
     timer::ManualTime,
-    token::{AccessToken, Life, LifeSource, Scope},
+    token::{AccessToken, Life, LifeSource, ProfileName, Scope},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -347,6 +350,12 @@ async fn another_identity_withdraws_the_token_drops_the_request_and_fetches_at_o
         set.spawn(async move { reader.settled(FIRST, 2).await });
         set
     };
+    let mut ahead = {
+        let reader = rig.reader.clone();
+        let mut set = JoinSet::new();
+        set.spawn(async move { reader.settled(SECOND_IDENTITY, 2).await });
+        set
+    };
     let mut early = rig.waiters(100, SECOND_IDENTITY);
     let_all_run().await;
     assert!(early.try_join_next().is_none(), "the rotator has still to come to their identity");
@@ -364,7 +373,7 @@ async fn another_identity_withdraws_the_token_drops_the_request_and_fetches_at_o
         assert!(token.access_token.expose_secret() == "other" && token.generation > first.generation);
     }
     rig.no_call();
-    let attempts = rig.reader.settled(SECOND_IDENTITY, 2).await.unwrap();
+    let attempts = ahead.join_next().await.unwrap().unwrap().unwrap();
     assert_eq!((attempts.identity, attempts.settled), (SECOND_IDENTITY, 2));
 }
 
