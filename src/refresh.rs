@@ -5,13 +5,14 @@
 //!
 //! - One fetch at a time; whoever asks for one meanwhile joins it, and all share its outcome.
 //! - A token leaves in two ways only: another takes its place, or it expires. A failure takes nothing away.
-//! - [`Refresh::due`] is the one place that says when the next fetch starts. It is computed from facts, not stored, so no
+//! - `due` is the one place that says when the next fetch starts. It is computed from facts, not stored, so no
 //!   fact can be forgotten when another arrives.
 //! - The boot clock decides; the wall clock can only bring a refresh forward ([`Refresh::handle_wall_step`]).
 
 pub mod backoff;
 pub mod budget;
 pub mod schedule;
+mod words;
 
 #[cfg(test)]
 mod simulation;
@@ -23,96 +24,18 @@ use std::time::Duration;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use self::{backoff::Backoff, budget::Budget, schedule::Draw};
-pub use self::schedule::{Policy, PolicyFault};
+pub use self::{
+    schedule::{Policy, PolicyFault},
+    words::{Action, Adoption, Answer, Demand, Grant, Health, Novelty},
+};
 use crate::{
     clock::{Now, Timestamp},
-    failure::{Failure, FailureKind, Schedule},
+    failure::{Failure, Schedule},
     token::{Generation, Life},
 };
 
 /// Between two refreshes that steps of the wall clock bring forward.
 pub const WALL_STEP_GAP: Duration = Duration::from_secs(10 * 60);
-
-/// What the driver is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Start one attempt, and report its end by [`Refresh::handle_granted`] or [`Refresh::handle_failed`].
-    Fetch,
-    /// Serve nothing from now on: the token has expired.
-    Expire,
-}
-
-/// What somebody asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Demand {
-    /// A caller needs a token that is valid for so long.
-    MinValidity(Duration),
-    /// A caller's API refused the token of this generation.
-    Rejected(Generation),
-    /// The operator wants a new token now, past back-off, Retry-After and floor.
-    Operator,
-}
-
-/// What becomes of a [`Demand`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// Nothing is fetched for it: the token there is will do, or is the best to be had.
-    Unneeded,
-    /// An attempt serves it.
-    Joined {
-        /// The attempt's number: it has ended once [`Refresh::settled`] is no less.
-        attempt: u64,
-        /// When it starts, or, if it is in flight, started.
-        starts: Timestamp,
-    },
-    /// Callers have asked for as many refreshes as the profile allows.
-    Exhausted {
-        /// From when on the next one is allowed.
-        retry: Timestamp,
-    },
-}
-
-/// How a granted token compares with the one held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Novelty {
-    /// Other bytes, or none were held.
-    New,
-    /// The same bytes: the provider caches.
-    Same,
-}
-
-/// What becomes of a granted token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Grant {
-    /// A rotation: it is served under this generation.
-    Rotated(Generation),
-    /// The held token goes on, with the life that was granted now.
-    Prolonged(Generation),
-    /// It had expired when it arrived, and is dropped. The attempt counts as a transient failure.
-    Late,
-}
-
-/// What becomes of a token that was obtained elsewhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Adoption {
-    /// It is served.
-    Served,
-    /// It has expired, or the one held lasts no less, or its clock is not this boot's: it is dropped.
-    Unneeded,
-}
-
-/// How a profile does, for people.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Health {
-    /// No token yet, and no attempt has failed.
-    Pending,
-    /// A valid token, and the last attempt succeeded.
-    Valid,
-    /// A valid token, but the last attempt failed.
-    Degraded,
-    /// No valid token, and the last attempt failed.
-    Unavailable,
-}
 
 /// One token's life. See the module.
 #[derive(Debug)]
@@ -235,7 +158,7 @@ impl Refresh {
         let started = self.end_flight(now.boot).started;
         self.granted = Some((started, life.length));
         if now.boot >= life.served_until() {
-            self.fail(&late(), now.boot);
+            self.fail(Schedule::Transient, None, now.boot);
             return Grant::Late;
         }
         self.failing = None;
@@ -265,7 +188,7 @@ impl Refresh {
     pub fn handle_failed(&mut self, now: Timestamp, failure: &Failure) {
         self.handle_timeout(now);
         let flight = self.end_flight(now);
-        self.fail(failure, now);
+        self.fail(failure.schedule, failure.retry_after, now);
         if flight.mended {
             self.handle_mended(now);
         }
@@ -277,7 +200,10 @@ impl Refresh {
         self.handle_timeout(now.boot);
         let held_until = self.held.map(|held| held.life.served_until());
         let until = life.served_until();
-        if life.requested.boot > now.boot || now.boot >= until || held_until.is_some_and(|held_until| held_until >= until) {
+        if life.requested.boot > now.boot
+            || now.boot >= until
+            || held_until.is_some_and(|held_until| held_until >= until)
+        {
             return Adoption::Unneeded;
         }
         self.take_away(now.boot);
@@ -323,7 +249,9 @@ impl Refresh {
         }
         match (self.budget.next(), demand) {
             // Whoever comes back after the next regular refresh finds another token.
-            (Some(retry), Demand::Rejected(_)) if retry > start => Answer::Exhausted { retry: retry.min(self.due()) },
+            (Some(retry), Demand::Rejected(_)) if retry > start => {
+                Answer::Exhausted { retry: retry.min(self.due()) }
+            }
             (Some(retry), _) if retry > start => Answer::Unneeded,
             _ => {
                 self.budget.spend(start);
@@ -398,13 +326,8 @@ impl Refresh {
 
     /// How the profile does at `now`.
     pub fn health(&self, now: Timestamp) -> Health {
-        let valid = self.held.is_some_and(|held| now < held.life.served_until());
-        match (valid, self.failing) {
-            (true, None) => Health::Valid,
-            (true, Some(_)) => Health::Degraded,
-            (false, None) => Health::Pending,
-            (false, Some(_)) => Health::Unavailable,
-        }
+        let valid = self.held.as_ref().filter(|held| now < held.life.served_until());
+        Health::of(valid, self.failing.as_ref())
     }
 
     // The rules.
@@ -415,7 +338,8 @@ impl Refresh {
             (Some(failing), _) => failing.retry,
             (None, None) => self.born.max(self.floor_end()),
             (None, Some(held)) => {
-                let point = schedule::refresh_point(&self.policy, held.draw, &held.life).max(self.floor_end());
+                let point =
+                    schedule::refresh_point(&self.policy, held.draw, &held.life).max(self.floor_end());
                 [self.asked, self.stepped].into_iter().flatten().fold(point, Timestamp::min)
             }
         };
@@ -437,12 +361,11 @@ impl Refresh {
         self.flight.take().unwrap_or(Flight { started: now, mended: false })
     }
 
-    fn fail(&mut self, failure: &Failure, now: Timestamp) {
+    fn fail(&mut self, schedule: Schedule, retry_after: Option<Duration>, now: Timestamp) {
         let (mut backoff, count) = self.failing.map_or((Backoff::default(), 0), |f| (f.backoff, f.count));
         let urgent = self.held.map_or(now, |held| schedule::urgent_from(&held.life));
-        let retry = backoff.after(failure, now, urgent, &mut self.rng).max(self.floor_end());
-        self.failing =
-            Some(Failing { backoff, count: count.saturating_add(1), last: failure.schedule, retry });
+        let retry = backoff.after(schedule, retry_after, now, urgent, &mut self.rng).max(self.floor_end());
+        self.failing = Some(Failing { backoff, count: count.saturating_add(1), last: schedule, retry });
     }
 
     /// The held token goes, and with it what was planned for it.
@@ -458,14 +381,5 @@ impl Refresh {
 fn restore(budget: &mut Budget, held: &Held, now: Timestamp) {
     if !held.reported && schedule::is_half_lived(&held.life, now) {
         budget.restore();
-    }
-}
-
-fn late() -> Failure {
-    Failure {
-        kind: FailureKind::ProviderError,
-        schedule: Schedule::Transient,
-        retry_after: None,
-        text: "the token had expired when it arrived".into(),
     }
 }

@@ -5,24 +5,27 @@
 //! - Expiry is checked when a token is read: an expired one is never served, whoever forgot to take it away.
 //! - A token belongs to the [`Identity`] it was obtained for; a reader asks for one and never gets another's. So a reload
 //!   withdraws the old token in the instant in which it swaps the config, whatever the rotator is doing.
+//! - Waiting changes nothing: a waiter that goes away cancels nothing, and all who wait share one outcome.
 
-use std::sync::Arc;
+use std::{cmp::Ordering, sync::Arc};
 
 use tokio::sync::watch;
 
 use crate::{
-    clock::{Now, Timestamp},
+    clock::{Clock, Now, Timestamp},
     failure::Failure,
+    refresh::Health,
     token::Token,
 };
 
 /// What a token is for: endpoint, client, audience, resource, scopes and method, as a number that the daemon gives anew
-/// whenever one of them changes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+/// whenever one of them changes. A later one is greater: so a waiter knows whether the rotator is still to come to its
+/// identity, or has left it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity(pub u64);
 
 /// How the refreshing of one profile stands.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempts {
     /// For which identity.
     pub identity: Identity,
@@ -111,6 +114,39 @@ impl Publisher {
 #[error("the profile's rotator has ended")]
 pub struct Closed;
 
+/// Why there is nothing more to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Left {
+    /// A reload changed the profile's identity: look it up again, and decide again who may have it.
+    #[error("the profile has been reconfigured")]
+    Superseded,
+    /// The profile, or the agent, is gone.
+    #[error(transparent)]
+    Closed(#[from] Closed),
+}
+
+/// Why there is no valid token.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoToken {
+    /// The last attempt failed.
+    #[error("the last attempt to get a token failed")]
+    Failed {
+        /// How, and when.
+        failure: Arc<(Failure, Now)>,
+        /// When the next attempt starts; none if one is in flight.
+        next: Option<Timestamp>,
+    },
+    /// No attempt has failed: the first is still to end, or the last token's life was too short for the next.
+    #[error("the token is being fetched")]
+    Pending {
+        /// When the next attempt starts; none if one is in flight.
+        next: Option<Timestamp>,
+    },
+    /// It will never be this one.
+    #[error(transparent)]
+    Left(#[from] Left),
+}
+
 /// A reader's end. Clones are independent: each has its own mark of what it has seen.
 #[derive(Clone, Debug)]
 pub struct Reader {
@@ -137,6 +173,75 @@ impl Reader {
     /// How the refreshing stands.
     pub fn attempts(&self) -> Attempts {
         self.attempts.borrow().clone()
+    }
+
+    /// The token, once there is one; at once if there is. Without a valid one it waits for the attempt that is in flight, or
+    /// due by `deadline`, and shares its outcome, failure included; if the next attempt is later it fails at once.
+    ///
+    /// It holds no timer: whoever calls it drops it at the deadline, and then says why with [`Self::no_token`].
+    pub async fn wait(
+        &self,
+        identity: Identity,
+        clock: &dyn Clock,
+        deadline: Timestamp,
+    ) -> Result<Arc<Token>, NoToken> {
+        let mut attempts = self.attempts.clone();
+        let mut joined = None;
+        loop {
+            // First the attempts, then the token: the rotator publishes them in the other order.
+            let (of, phase, settled) = {
+                let seen = attempts.borrow_and_update();
+                (seen.identity, seen.phase, seen.settled)
+            };
+            if let Some(token) = self.current(identity, clock.now().boot) {
+                return Ok(token);
+            }
+            if of > identity {
+                return Err(Left::Superseded.into());
+            }
+            // An identity that the rotator has still to come to has its first attempt at once.
+            if of == identity {
+                let is_later = matches!(phase, Phase::Idle { next } if next > deadline);
+                if is_later || settled > *joined.get_or_insert(settled) {
+                    return Err(self.no_token(identity));
+                }
+            }
+            attempts.changed().await.map_err(|_| Left::Closed(Closed))?;
+        }
+    }
+
+    /// Why there is no token now, for a caller that has found none.
+    pub fn no_token(&self, identity: Identity) -> NoToken {
+        let attempts = self.attempts.borrow();
+        let next = match attempts.phase {
+            Phase::InFlight => None,
+            Phase::Idle { next } => Some(next),
+        };
+        match (attempts.identity.cmp(&identity), &attempts.last_failure) {
+            (Ordering::Greater, _) => Left::Superseded.into(),
+            (Ordering::Less, _) => NoToken::Pending { next: None },
+            (Ordering::Equal, Some(failure)) => NoToken::Failed { failure: Arc::clone(failure), next },
+            (Ordering::Equal, None) => NoToken::Pending { next },
+        }
+    }
+
+    /// Waits until the attempt of this number ([`crate::refresh::Answer::Joined`]) has ended, and says how the refreshing
+    /// stands then.
+    pub async fn settled(&self, identity: Identity, attempt: u64) -> Result<Attempts, Left> {
+        let mut attempts = self.attempts.clone();
+        // A rotator that has still to come to this identity drops the attempt, and gives its number to the first of the new.
+        let ended = |seen: &Attempts| {
+            seen.identity > identity || seen.identity == identity && seen.settled >= attempt
+        };
+        let seen = attempts.wait_for(ended).await.map_err(|_| Closed)?;
+        if seen.identity == identity { Ok(seen.clone()) } else { Err(Left::Superseded) }
+    }
+
+    /// How the profile does, for people.
+    pub fn health(&self, identity: Identity, now: Timestamp) -> Health {
+        let attempts = self.attempts.borrow();
+        let failure = attempts.last_failure.as_deref().filter(|_| attempts.identity == identity);
+        Health::of(self.current(identity, now).as_deref(), failure)
     }
 
     /// Waits until the attempts are such that `ready` says so, and returns them.

@@ -10,10 +10,7 @@ use std::time::Duration;
 
 use rand::{Rng, RngExt as _};
 
-use crate::{
-    clock::Timestamp,
-    failure::{Failure, Schedule},
-};
+use crate::{clock::Timestamp, failure::Schedule};
 
 /// The first window after a transient failure.
 pub const TRANSIENT: Duration = Duration::from_secs(1);
@@ -40,11 +37,18 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Counts `failure`, which came at `now`, and says when the next attempt starts. `urgent` is the moment from which
-    /// retries hurry; it may be past.
-    pub fn after(&mut self, failure: &Failure, now: Timestamp, urgent: Timestamp, rng: &mut impl Rng) -> Timestamp {
-        let asked = failure.retry_after.map(|asked| now + asked.min(RETRY_AFTER_CAP));
-        let own = match (failure.schedule, asked) {
+    /// Counts a failure of this `schedule`, which came at `now`, and says when the next attempt starts. `urgent` is the
+    /// moment from which retries hurry; it may be past.
+    pub fn after(
+        &mut self,
+        schedule: Schedule,
+        retry_after: Option<Duration>,
+        now: Timestamp,
+        urgent: Timestamp,
+        rng: &mut impl Rng,
+    ) -> Timestamp {
+        let asked = retry_after.map(|asked| now + asked.min(RETRY_AFTER_CAP));
+        let own = match (schedule, asked) {
             (Schedule::Refusal, _) => now + doubling(REFUSAL, &mut self.refused, REFUSAL_CAP),
             // The silence was asked for as much as a Retry-After is, so it is kept as one.
             (Schedule::RateLimited, None) => {
@@ -94,24 +98,34 @@ mod tests {
     use rand::{SeedableRng as _, rngs::StdRng};
 
     use super::*;
-    use crate::failure::FailureKind;
 
     const FAR: Timestamp = Timestamp::from_boot(Duration::from_secs(1_000_000));
     const NOW: Timestamp = Timestamp::from_boot(Duration::from_secs(10_000));
 
-    fn failure(schedule: Schedule, retry_after: Option<u64>) -> Failure {
-        let kind = if schedule == Schedule::Refusal { FailureKind::Refused } else { FailureKind::ProviderError };
-        Failure { kind, schedule, retry_after: retry_after.map(Duration::from_secs), text: "scripted".into() }
+    type Setback = (Schedule, Option<Duration>);
+
+    fn failure(schedule: Schedule, retry_after: Option<u64>) -> Setback {
+        (schedule, retry_after.map(Duration::from_secs))
+    }
+
+    fn after(
+        backoff: &mut Backoff,
+        failure: Setback,
+        now: Timestamp,
+        urgent: Timestamp,
+        rng: &mut StdRng,
+    ) -> Timestamp {
+        backoff.after(failure.0, failure.1, now, urgent, rng)
     }
 
     /// The least and the greatest delay in seconds after each of the failures, over 500 seeds.
-    fn ranges(failures: &[Failure], urgent: Timestamp) -> Vec<(f64, f64)> {
+    fn ranges(failures: &[Setback], urgent: Timestamp) -> Vec<(f64, f64)> {
         let mut ranges = vec![(f64::MAX, 0.0_f64); failures.len()];
         for seed in 0..500 {
             let mut rng = StdRng::seed_from_u64(seed);
             let mut backoff = Backoff::default();
             for (range, failure) in ranges.iter_mut().zip(failures) {
-                let delay = backoff.after(failure, NOW, urgent, &mut rng).since(NOW).as_secs_f64();
+                let delay = after(&mut backoff, *failure, NOW, urgent, &mut rng).since(NOW).as_secs_f64();
                 *range = (range.0.min(delay), range.1.max(delay));
             }
         }
@@ -123,7 +137,10 @@ mod tests {
         for (n, ((low, high), (from, to))) in ranges.iter().zip(windows).enumerate() {
             let tolerance = (to - from) * 0.05;
             assert!(
-                *low >= from - 1e-6 && *low <= from + tolerance && *high <= to + 1e-6 && *high >= to - tolerance,
+                *low >= from - 1e-6
+                    && *low <= from + tolerance
+                    && *high <= to + 1e-6
+                    && *high >= to - tolerance,
                 "failure {}: {low}..{high}, should fill {from}..{to}",
                 n + 1
             );
@@ -133,7 +150,7 @@ mod tests {
 
     #[test]
     fn transient_windows_double_from_one_second_to_five_minutes() {
-        let ranges = ranges(&vec![failure(Schedule::Transient, None); 11], FAR);
+        let ranges = ranges(&[failure(Schedule::Transient, None); 11], FAR);
         let windows = [1., 2., 4., 8., 16., 32., 64., 128., 256., 300., 300.].map(|to| (to / 10., to));
         assert_fills(&ranges, &windows);
     }
@@ -141,7 +158,7 @@ mod tests {
     #[test]
     fn without_a_valid_token_and_in_the_last_tenth_no_window_is_above_thirty_seconds() {
         for urgent in [NOW, NOW - Duration::from_secs(500), Timestamp::default()] {
-            let ranges = ranges(&vec![failure(Schedule::Transient, None); 9], urgent);
+            let ranges = ranges(&[failure(Schedule::Transient, None); 9], urgent);
             for (_, high) in ranges {
                 assert!(high <= 30.0, "{high}");
             }
@@ -151,17 +168,17 @@ mod tests {
     #[test]
     fn a_long_delay_does_not_sleep_through_the_last_tenth() {
         let urgent = NOW + Duration::from_secs(20);
-        for (_, high) in ranges(&vec![failure(Schedule::Transient, None); 12], urgent) {
+        for (_, high) in ranges(&[failure(Schedule::Transient, None); 12], urgent) {
             assert!(high <= 50.0, "{high}");
         }
     }
 
     #[test]
     fn after_a_429_there_is_silence_for_thirty_seconds_and_then_windows_doubling_from_thirty() {
-        let patient = ranges(&vec![failure(Schedule::RateLimited, None); 6], FAR);
+        let patient = ranges(&[failure(Schedule::RateLimited, None); 6], FAR);
         let windows = [30., 60., 120., 240., 300., 300.].map(|to| (30. + to / 10., 30. + to));
         assert_fills(&patient, &windows);
-        let hurried = ranges(&vec![failure(Schedule::RateLimited, None); 6], NOW);
+        let hurried = ranges(&[failure(Schedule::RateLimited, None); 6], NOW);
         assert!(hurried.iter().all(|(low, high)| *low >= 30.0 && *high <= 60.0), "{hurried:?}");
     }
 
@@ -182,17 +199,17 @@ mod tests {
 
     #[test]
     fn refusals_double_from_thirty_seconds_to_a_quarter_of_an_hour_and_mending_starts_them_again() {
-        let delays = ranges(&vec![failure(Schedule::Refusal, None); 7], NOW);
+        let delays = ranges(&[failure(Schedule::Refusal, None); 7], NOW);
         let expected = [30., 60., 120., 240., 480., 900., 900.].map(|delay| (delay, delay));
         assert_eq!(delays, expected);
 
         let mut backoff = Backoff::default();
         let rng = &mut StdRng::seed_from_u64(1);
         for _ in 0..5 {
-            backoff.after(&failure(Schedule::Refusal, None), NOW, NOW, rng);
+            after(&mut backoff, failure(Schedule::Refusal, None), NOW, NOW, rng);
         }
         backoff.mended();
-        assert_eq!(backoff.after(&failure(Schedule::Refusal, None), NOW, NOW, rng).since(NOW), REFUSAL);
+        assert_eq!(after(&mut backoff, failure(Schedule::Refusal, None), NOW, NOW, rng).since(NOW), REFUSAL);
     }
 
     #[test]
@@ -203,7 +220,7 @@ mod tests {
         let rng = &mut StdRng::seed_from_u64(1);
         let mut now = NOW;
         for failure in &turns {
-            now = backoff.after(failure, now, FAR, rng);
+            now = after(&mut backoff, *failure, now, FAR, rng);
         }
         assert_eq!((backoff.transient, backoff.limited), (4, 4));
     }
@@ -212,11 +229,14 @@ mod tests {
     fn a_wish_for_silence_outlasts_a_forced_attempt_that_fails_otherwise() {
         let rng = &mut StdRng::seed_from_u64(1);
         let mut backoff = Backoff::default();
-        let asked = backoff.after(&failure(Schedule::Transient, Some(600)), NOW, NOW, rng);
+        let asked = after(&mut backoff, failure(Schedule::Transient, Some(600)), NOW, NOW, rng);
         assert!(asked >= NOW + Duration::from_secs(600));
         let forced = NOW + Duration::from_secs(10);
-        assert!(backoff.after(&failure(Schedule::Transient, None), forced, NOW, rng) >= NOW + Duration::from_secs(600));
-        let shorter = backoff.after(&failure(Schedule::Transient, Some(1)), forced, NOW, rng);
+        assert!(
+            after(&mut backoff, failure(Schedule::Transient, None), forced, NOW, rng)
+                >= NOW + Duration::from_secs(600)
+        );
+        let shorter = after(&mut backoff, failure(Schedule::Transient, Some(1)), forced, NOW, rng);
         assert!(shorter < forced + Duration::from_secs(60), "the provider's newest word counts");
     }
 
@@ -226,7 +246,7 @@ mod tests {
         for schedule in [Schedule::Transient, Schedule::RateLimited, Schedule::Refusal] {
             let mut backoff = Backoff::default();
             for _ in 0..1_000 {
-                let next = backoff.after(&failure(schedule, None), NOW, FAR, rng);
+                let next = after(&mut backoff, failure(schedule, None), NOW, FAR, rng);
                 assert!(next > NOW && next.since(NOW) <= REFUSAL_CAP);
             }
         }

@@ -130,8 +130,10 @@ mod tests {
     use crate::{clock::Now, token::LifeSource};
 
     fn life(seconds: u64) -> Life {
-        let requested =
-            Now { boot: Timestamp::from_boot(Duration::from_secs(1_000)), wall: WallTime::from_unix_millis(5_000) };
+        let requested = Now {
+            boot: Timestamp::from_boot(Duration::from_secs(1_000)),
+            wall: WallTime::from_unix_millis(5_000),
+        };
         Life { requested, length: Duration::from_secs(seconds), source: LifeSource::Provider }
     }
 

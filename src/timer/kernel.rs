@@ -1,0 +1,214 @@
+//! The kernel's timers: one timerfd for each sleeper, and one that hears of steps of the wall clock.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, AsRawFd, RawFd},
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        time::TimeSpec,
+        timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
+    },
+    unistd::read,
+};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::watch,
+};
+
+use super::{Alarm, Sleep, Time};
+use crate::clock::{Clock, Now, SystemClock, Timestamp};
+
+/// The kernel's clocks and timers. Clones hear of the same steps.
+#[derive(Clone, Debug)]
+pub struct KernelTime {
+    steps: watch::Receiver<u64>,
+}
+
+impl KernelTime {
+    /// Makes it, and the future that hears of steps of the wall clock: its owner runs it for as long as anybody is to hear
+    /// of them. Must be called within a tokio runtime.
+    pub fn new() -> io::Result<(Self, WallSteps)> {
+        let timer = Timer::new(ClockId::CLOCK_REALTIME)?;
+        let (count, steps) = watch::channel(0);
+        Ok((Self { steps }, WallSteps { timer, count }))
+    }
+}
+
+impl Clock for KernelTime {
+    fn now(&self) -> Now {
+        SystemClock.now()
+    }
+}
+
+impl Time for KernelTime {
+    fn alarm(&self) -> io::Result<Box<dyn Alarm>> {
+        Ok(Box::new(KernelAlarm(Timer::new(ClockId::CLOCK_BOOTTIME)?)))
+    }
+
+    fn wall_steps(&self) -> watch::Receiver<u64> {
+        self.steps.clone()
+    }
+}
+
+/// Hears of steps of the wall clock.
+#[derive(Debug)]
+pub struct WallSteps {
+    timer: Timer,
+    count: watch::Sender<u64>,
+}
+
+impl WallSteps {
+    /// Listens, and ends only when the kernel refuses to.
+    pub async fn run(self) -> io::Error {
+        // Far enough never to come; systemd uses the same value for the same end (`time_change_fd`).
+        let never = TimeSpec::new(libc::time_t::MAX, 0);
+        loop {
+            let flags = TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
+            let stepped = match self.timer.set(never, flags) {
+                // A step between two calls (fs/timerfd.c, timerfd_setup); the timer is armed all the same.
+                Err(Errno::ECANCELED) => true,
+                Err(errno) => return errno.into(),
+                Ok(()) => match self.timer.fired().await {
+                    Ok(()) => false,
+                    Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => true,
+                    Err(error) => return error,
+                },
+            };
+            if stepped {
+                self.count.send_modify(|count| *count = count.wrapping_add(1));
+            }
+        }
+    }
+}
+
+struct KernelAlarm(Timer);
+
+impl Alarm for KernelAlarm {
+    fn sleep_until(&mut self, at: Timestamp) -> Sleep<'_> {
+        Box::pin(async move {
+            // Woken early by the century below, or by an expiry left over from a sleep that was dropped.
+            while SystemClock.now().boot < at {
+                self.0.set(spec(at), TimerSetTimeFlags::TFD_TIMER_ABSTIME)?;
+                self.0.fired().await?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Within what the kernel takes: later than a century is a century. (It is never 0, which would disarm the timer: 0 is
+/// past, and nobody sleeps until then.)
+fn spec(at: Timestamp) -> TimeSpec {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
+    TimeSpec::from_duration(at.since_boot().min(CENTURY))
+}
+
+#[derive(Debug)]
+struct Timer(AsyncFd<Fd>);
+
+/// Owns its descriptor; closed when the [`AsyncFd`] around it has deregistered it.
+#[derive(Debug)]
+struct Fd(TimerFd);
+
+impl AsRawFd for Fd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+impl Timer {
+    fn new(clock: ClockId) -> io::Result<Self> {
+        let timer = TimerFd::new(clock, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
+        // SAFETY: `Fd` owns the one descriptor that it returns, and nothing takes it out or replaces it.
+        #[allow(unsafe_code, reason = "AsyncFd takes the word of AsRawFd that the descriptor stays open")]
+        let registered = unsafe { AsyncFd::register_with_interest(Fd(timer), Interest::READABLE) };
+        Ok(Self(registered.map_err(io::Error::from)?))
+    }
+
+    fn set(&self, at: TimeSpec, flags: TimerSetTimeFlags) -> nix::Result<()> {
+        self.0.get_ref().0.set(Expiration::OneShot(at), flags)
+    }
+
+    async fn fired(&self) -> io::Result<()> {
+        let read = |fd: &Fd| Ok(read(&fd.0, &mut [0; 8])?);
+        self.0.async_io(Interest::READABLE, read).await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What happens first matters here, not how long it takes: an alarm that never fires hangs the test.
+    #[tokio::test]
+    async fn an_alarm_sleeps_until_its_moment_and_can_be_set_again() {
+        let (time, _steps) = KernelTime::new().unwrap();
+        let mut alarm = time.alarm().unwrap();
+        for _ in 0..3 {
+            let at = time.now().boot + Duration::from_millis(3);
+            alarm.sleep_until(at).await.unwrap();
+            assert!(time.now().boot >= at);
+        }
+        for past in [Timestamp::default(), time.now().boot - Duration::from_secs(1)] {
+            alarm.sleep_until(past).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dropped_sleep_leaves_an_alarm_that_works() {
+        let (time, _steps) = KernelTime::new().unwrap();
+        let mut alarm = time.alarm().unwrap();
+        let soon = time.now().boot + Duration::from_millis(2);
+        for far in [Timestamp::from_boot(Duration::MAX), soon + Duration::from_secs(3_600), soon] {
+            let mut sleep = alarm.sleep_until(far);
+            assert!(futures_pending(&mut sleep).await || time.now().boot >= soon);
+        }
+        let at = soon + Duration::from_millis(2);
+        alarm.sleep_until(at).await.unwrap();
+        assert!(time.now().boot >= at, "an expiry of the dropped sleep woke it");
+    }
+
+    async fn futures_pending(sleep: &mut Sleep<'_>) -> bool {
+        std::future::poll_fn(|cx| std::task::Poll::Ready(sleep.as_mut().poll(cx).is_pending())).await
+    }
+
+    /// Steps the host's clock by a nanosecond and back, where that is permitted.
+    #[tokio::test]
+    async fn a_step_of_the_wall_clock_is_heard() {
+        let (time, steps) = KernelTime::new().unwrap();
+        let mut heard = time.wall_steps();
+        let listening = steps.run();
+        tokio::pin!(listening);
+        // Armed by the first poll.
+        assert!(
+            std::future::poll_fn(|cx| std::task::Poll::Ready(listening.as_mut().poll(cx).is_pending())).await
+        );
+        assert!(!heard.has_changed().unwrap());
+        for nanoseconds in [1, -1] {
+            if let Err(errno) = step_clock(nanoseconds) {
+                eprintln!("SKIPPED: the clock cannot be stepped here ({errno})");
+                return;
+            }
+            tokio::select! {
+                error = &mut listening => panic!("{error}"),
+                changed = heard.changed() => changed.unwrap(),
+            }
+        }
+    }
+
+    #[allow(unsafe_code, reason = "nix has no clock_adjtime")]
+    fn step_clock(nanoseconds: i64) -> nix::Result<()> {
+        // SAFETY: timex is plain integers, for which zero is a value.
+        let mut step: libc::timex = unsafe { std::mem::zeroed() };
+        step.modes = libc::ADJ_SETOFFSET | libc::ADJ_NANO;
+        // The fraction is from 0 up to a second (clock_adjtime(2)).
+        step.time.tv_sec = if nanoseconds < 0 { -1 } else { 0 };
+        step.time.tv_usec = nanoseconds.rem_euclid(1_000_000_000);
+        // SAFETY: `step` is a timex that outlives the call.
+        Errno::result(unsafe { libc::clock_adjtime(libc::CLOCK_REALTIME, &raw mut step) }).map(drop)
+    }
+}
