@@ -154,7 +154,8 @@ impl Daemon {
     pub async fn start(parts: Parts) -> Result<Self, Fatal> {
         let Parts { read, listener, time, wall_steps, workshop, log, metrics, own_uid, degraded } = parts;
         let started = time.now();
-        let prepared = load::prepare(&read, &workshop, own_uid, BTreeMap::new(), None).await.map_err(Fatal::Config)?;
+        let prepared =
+            load::prepare(&read, &workshop, own_uid, BTreeMap::new(), None).await.map_err(Fatal::Config)?;
         let config = &prepared.loaded.config;
 
         let (asked_sender, asked) = mpsc::channel(16);
@@ -170,16 +171,17 @@ impl Daemon {
         let pages = Arc::clone(&workshop);
         let degraded = move || degraded.iter().cloned().chain(pages.degraded()).collect();
         let control = Control::new(asked_sender, time.clone(), Arc::clone(&denied), Box::new(degraded));
+        let book = server::Book::new(config.limits);
         let agent = Arc::new(Agent {
             config: snapshot_seen,
             phase: phase_seen.clone(),
             clock: time.clone(),
             audit: Arc::clone(&audit),
             metrics: Arc::clone(&metrics),
+            book: Arc::clone(&book),
             control: Arc::new(control),
             started,
         });
-        let book = server::Book::new(config.limits);
         let server = server::Server {
             service: service::routes(&agent).map_err(|_| Fatal::Lost("reflection service"))?,
             book: Arc::clone(&book),
@@ -210,7 +212,9 @@ impl Daemon {
             lookers: Vec::new(),
         };
         daemon.commit(prepared).await.map_err(Fatal::Config)?;
-        daemon.tasks.spawn("accept loop", async move { Ended::Server(server.serve(listener, phase_seen).await) });
+        daemon
+            .tasks
+            .spawn("accept loop", async move { Ended::Server(server.serve(listener, phase_seen).await) });
         if let Some(steps) = wall_steps {
             daemon.tasks.spawn("wall clock", async move { Ended::WallSteps(steps.run().await) });
         }
@@ -288,7 +292,8 @@ impl Daemon {
 
     fn prepare_reload(&mut self) {
         let (read, workshop, own_uid) = (Arc::clone(&self.read), Arc::clone(&self.workshop), self.own_uid);
-        let built = self.running.iter().map(|(name, running)| (name.clone(), running.built.clone())).collect();
+        let built =
+            self.running.iter().map(|(name, running)| (name.clone(), running.built.clone())).collect();
         let running = self.config.clone();
         self.tasks.spawn("reload", async move {
             Ended::Prepared(Box::new(load::prepare(&read, &workshop, own_uid, built, Some(running)).await))
@@ -309,7 +314,10 @@ impl Daemon {
                 "reloaded"
             ),
             Err(faults) => {
-                tracing::error!(faults = faults.len(), "not reloaded: the config has faults, and the running one stays");
+                tracing::error!(
+                    faults = faults.len(),
+                    "not reloaded: the config has faults, and the running one stays"
+                );
                 for fault in faults {
                     tracing::error!("{fault}");
                 }
@@ -336,7 +344,9 @@ impl Daemon {
             {
                 let identity = self.new_identity();
                 let made = profile::rotator(name, identity, built, &self.time, now, None);
-                let made = made.map_err(|error| vec![format!("{name}: no timer can be had ({error}); raise LimitNOFILE=")])?;
+                let made = made.map_err(|error| {
+                    vec![format!("{name}: no timer can be had ({error}); raise LimitNOFILE=")]
+                })?;
                 fresh.insert(name.clone(), made);
             }
         }
@@ -397,7 +407,12 @@ impl Daemon {
             let profile = Profile {
                 name: name.clone(),
                 identity: running.identity,
-                allow: config.rules.selectors().iter().map(|line| line.as_written().as_ref().into()).collect(),
+                allow: config
+                    .rules
+                    .selectors()
+                    .iter()
+                    .map(|line| line.as_written().as_ref().into())
+                    .collect(),
                 scopes: config.client.scopes.clone(),
                 audience: config.client.audience.clone(),
                 token_url: config.client.endpoint.as_str().into(),
@@ -468,7 +483,9 @@ impl Daemon {
         if directory != self.directory {
             self.directory = directory;
             self.swap(self.time.now());
-            tracing::info!("users or groups of the rules have changed on this host; every caller is judged anew");
+            tracing::info!(
+                "users or groups of the rules have changed on this host; every caller is judged anew"
+            );
         }
         for looker in self.lookers.drain(..) {
             // Who waited may have given up.

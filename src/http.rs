@@ -17,7 +17,7 @@ use std::{sync::Arc, time::Duration};
 use ::http::{HeaderMap, HeaderValue, Method, header};
 use bytes::Bytes;
 use reqwest::{Proxy, redirect, retry};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 use zeroize::Zeroizing;
 
 pub use fault::{NetworkFault, Reached, Step};
@@ -106,7 +106,7 @@ impl HttpClient {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<Answered, NetworkFault> {
-        let deadline = Instant::now() + self.deadline;
+        let deadline = tokio::time::Instant::now() + self.deadline;
         let proxy = self.proxy_for(endpoint);
         let progress = Progress::new(proxy.map_or(endpoint.host(), ProxyUrl::host));
         let client = self.client(endpoint, &progress).map_err(|_| NetworkFault::not_a_request())?;

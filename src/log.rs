@@ -62,11 +62,23 @@ pub struct LogConfig {
     pub level: Level,
     /// How.
     pub format: Format,
+    /// Which lines of the audit.
+    pub audit: AuditLines,
+}
+
+/// Which lines of the audit are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AuditLines {
+    /// All, at every level: who got what is not a matter of verbosity.
+    #[default]
+    Always,
+    /// Those that the level lets through, as any other: for `dev`, whose reader is the only caller.
+    ByLevel,
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { level: Level::INFO, format: Format::Text }
+        Self { level: Level::INFO, format: Format::Text, audit: AuditLines::Always }
     }
 }
 
@@ -117,7 +129,9 @@ impl Switch {
             Level::DEBUG => 3,
             Level::TRACE => 4,
         };
-        level << 1 | u8::from(config.format == Format::Json)
+        let json = u8::from(config.format == Format::Json);
+        let by_level = u8::from(config.audit == AuditLines::ByLevel);
+        level << 2 | by_level << 1 | json
     }
 
     fn set(&self, config: LogConfig) {
@@ -126,14 +140,18 @@ impl Switch {
 
     fn get(&self) -> LogConfig {
         let packed = self.0.load(Relaxed);
-        let level = match packed >> 1 {
+        let level = match packed >> 2 {
             0 => Level::ERROR,
             1 => Level::WARN,
             2 => Level::INFO,
             3 => Level::DEBUG,
             _ => Level::TRACE,
         };
-        LogConfig { level, format: if packed & 1 == 1 { Format::Json } else { Format::Text } }
+        LogConfig {
+            level,
+            format: if packed & 1 == 1 { Format::Json } else { Format::Text },
+            audit: if packed & 2 == 2 { AuditLines::ByLevel } else { AuditLines::Always },
+        }
     }
 }
 
@@ -254,8 +272,9 @@ impl Lines {
     }
 
     fn passes(&self, metadata: &Metadata<'_>) -> bool {
-        is_ours(metadata.target())
-            && (*metadata.level() <= self.switch.get().level || metadata.target() == AUDIT_TARGET)
+        let config = self.switch.get();
+        let audited = metadata.target() == AUDIT_TARGET && config.audit == AuditLines::Always;
+        is_ours(metadata.target()) && (*metadata.level() <= config.level || audited)
     }
 }
 

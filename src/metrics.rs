@@ -129,8 +129,7 @@ pub struct Metrics {
 struct Cells {
     calls: [[AtomicU64; CODES.len()]; Method::ALL.len()],
     denied: [AtomicU64; VERBS.len()],
-    connections: AtomicI64,
-    watches: AtomicI64,
+    serving: Mutex<Serving>,
     profiles: Mutex<BTreeMap<ProfileName, Arc<ProfileMetrics>>>,
     degraded: Mutex<BTreeMap<&'static str, u32>>,
     dropped_lines: DroppedLines,
@@ -148,18 +147,17 @@ pub struct ProfileMetrics {
     deviations: Mutex<BTreeMap<&'static str, u64>>,
 }
 
-/// What is counted while it is open: dropping it counts it out.
-#[derive(Debug)]
-#[must_use = "it is counted out when this is dropped"]
-pub struct Open {
-    cells: Arc<Cells>,
-    gauge: fn(&Cells) -> &AtomicI64,
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        (self.gauge)(&self.cells).fetch_sub(1, Relaxed);
-    }
+/// What the server counts by itself, as of now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Serving {
+    /// Open connections.
+    pub connections: u64,
+    /// Open WatchToken streams and health watches.
+    pub watches: u64,
+    /// Connections and calls refused for a limit, since the start.
+    pub refused: u64,
+    /// Connections cut since the start: floods, and clients that never said what they want.
+    pub cut: u64,
 }
 
 impl fmt::Debug for Metrics {
@@ -174,8 +172,7 @@ impl Metrics {
         let cells = Arc::new(Cells {
             calls: Default::default(),
             denied: Default::default(),
-            connections: AtomicI64::new(0),
-            watches: AtomicI64::new(0),
+            serving: Mutex::default(),
             profiles: Mutex::default(),
             degraded: Mutex::default(),
             dropped_lines,
@@ -204,29 +201,9 @@ impl Metrics {
         }
     }
 
-    /// Counts a connection in.
-    pub fn connection(&self) -> Open {
-        self.open(|cells| &cells.connections)
-    }
-
-    /// Counts a WatchToken stream or a health watch in.
-    pub fn watch(&self) -> Open {
-        self.open(|cells| &cells.watches)
-    }
-
-    fn open(&self, gauge: fn(&Cells) -> &AtomicI64) -> Open {
-        gauge(&self.cells).fetch_add(1, Relaxed);
-        Open { cells: Arc::clone(&self.cells), gauge }
-    }
-
-    /// Open connections now.
-    pub fn connections(&self) -> u32 {
-        u32::try_from(self.cells.connections.load(Relaxed)).unwrap_or(0)
-    }
-
-    /// Open watches now.
-    pub fn watches(&self) -> u32 {
-        u32::try_from(self.cells.watches.load(Relaxed)).unwrap_or(0)
+    /// Says what the server has counted: before [`Self::text`].
+    pub fn serving(&self, serving: Serving) {
+        *lock(&self.cells.serving) = serving;
     }
 
     /// Says which profiles there are, at start and at each reload: new ones begin at zero, those that stay keep their

@@ -24,10 +24,10 @@ use tonic::{Request, Status, service::Routes};
 use crate::{
     audit::Audit,
     clock::{Clock, Now},
+    limits::Exceeded,
     metrics::{Method, Metrics},
     pb,
-    limits::Exceeded,
-    server::{Connection, Faults, Phase, WatchPermit, deadline_of},
+    server::{Book, Connection, Faults, Phase, WatchPermit, deadline_of},
 };
 use snapshot::Snapshot;
 use status::Refusal;
@@ -91,6 +91,8 @@ pub struct Agent {
     pub audit: Arc<Audit>,
     /// How many and how often.
     pub metrics: Arc<Metrics>,
+    /// What is open, and how much may be.
+    pub book: Arc<Book>,
     /// The daemon.
     pub control: Arc<dyn Control>,
     /// When the agent started.
@@ -158,7 +160,8 @@ impl Caller {
     /// nothing.
     fn of<T>(request: &Request<T>) -> Result<Self, Refusal> {
         let connection = request.extensions().get::<Arc<Connection>>().cloned().ok_or(Refusal::Internal)?;
-        let patience = deadline_of(request.metadata().as_ref()).map_or(LONGEST_WAIT, answer_by).min(LONGEST_WAIT);
+        let patience =
+            deadline_of(request.metadata().as_ref()).map_or(LONGEST_WAIT, answer_by).min(LONGEST_WAIT);
         Ok(Self { connection, patience })
     }
 

@@ -214,11 +214,3 @@ mod tests {
         }
     }
 }
-
-#[cfg(test)]
-impl Stamp {
-    /// A stamp for scripted sources: equal numbers, equal stamps.
-    pub(crate) const fn numbered(number: u64) -> Self {
-        Self { device: 0, inode: number, size: 0, modified_ns: 0, changed_ns: 0 }
-    }
-}

@@ -95,12 +95,10 @@ impl Publisher {
         });
     }
 
-    /// Serves nothing: the token has expired, or its identity is gone. Nobody wakes: there is nothing to send.
+    /// Serves nothing: the token has expired, or its identity is gone. It wakes whoever waits for a rotation, though there
+    /// is nothing to send: a health watch has something to say.
     pub fn withdraw(&self) {
-        self.token.send_if_modified(|published| {
-            *published = None;
-            false
-        });
+        self.token.send_if_modified(|published| published.take().is_some());
     }
 
     /// Changes what the readers see of the attempts.

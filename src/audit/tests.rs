@@ -39,7 +39,7 @@ fn name(text: &str) -> ProfileName {
 fn events(script: impl FnOnce(&Audit, &Hand)) -> Vec<String> {
     let clock = Arc::new(Hand(Mutex::new(Duration::from_secs(1000))));
     let audit = Audit::new(clock.clone());
-    let config = LogConfig { level: Level::TRACE, format: Format::Json };
+    let config = LogConfig { level: Level::TRACE, format: Format::Json, ..LogConfig::default() };
     let (dispatch, captured) = captured(config, clock.clone());
     with_default(&dispatch, || script(&audit, &clock));
     captured.text().lines().map(str::to_owned).collect()

@@ -42,10 +42,13 @@ fn main() -> ExitCode {
         }
     };
     match arguments.command {
-        Command::Run { config } => end(run(&config, hardened.degraded).map(|()| Exit::Done).map_err(Problem::from)),
+        Command::Run { config } => {
+            end(run(&config, hardened.degraded).map(|()| Exit::Done).map_err(Problem::from))
+        }
         Command::Check { config, connect } => end(checked(&config, connect)),
         Command::Dev { lifetime, dialect, command } => {
-            let options = dev::Options { lifetime, dialect: dialect.into(), command, before: hardened.before };
+            let options =
+                dev::Options { lifetime, dialect: dialect.into(), command, before: hardened.before };
             match dev::dev(options) {
                 Ok(code) => ExitCode::from(code),
                 Err(fault) => end(Err(Problem::from(fault))),
@@ -133,7 +136,8 @@ fn checked(config: &std::path::Path, connect: Option<String>) -> Result<Exit, Pr
             text: format!("--connect cannot be done\nthe name {fault}\nsee the names by `bloom-agent check`"),
         })?),
     };
-    let workshop = Arc::new(Workshop::for_check(std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)));
+    let workshop =
+        Arc::new(Workshop::for_check(std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)));
     let done = check(config, &connect, &workshop, &mut io::stdout(), &mut io::stderr())?;
     Ok(match done {
         Checked::Good => Exit::Done,
@@ -169,7 +173,9 @@ impl From<CheckFault> for Problem {
             CheckFault::Run(fault) => fault.into(),
             CheckFault::UnknownProfile(_) => Self { exit: Exit::Usage, text },
             // A reader who has seen enough is no failure; anything else is the system's.
-            CheckFault::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Self { exit: Exit::Done, text: String::new() },
+            CheckFault::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                Self { exit: Exit::Done, text: String::new() }
+            }
             CheckFault::Output(_) => Self { exit: Exit::System, text },
         }
     }

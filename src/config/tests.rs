@@ -304,10 +304,7 @@ fn each_fault_of_a_profile_is_told_with_its_line_and_its_key() {
         ("require_scope = \"yes\"", "require_scope: is a string; write true or false, without quotes"),
         ("ca_file = \"C.pem\"", "ca_file: is not an absolute path; "),
         ("proxy = \"https://p:1\"", "proxy: "),
-        (
-            "proxy = \"http://u:C@p:1\"",
-            "proxy: ",
-        ),
+        ("proxy = \"http://u:C@p:1\"", "proxy: "),
     ];
     for (line, expected) in cases {
         let text = partner(&line.replace('C', CANARY).replace(&format!("{CANARY}4N4RY"), "C4N4RY"));

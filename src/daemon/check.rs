@@ -48,7 +48,9 @@ pub enum CheckFault {
     #[error(transparent)]
     Output(#[from] std::io::Error),
     /// `--connect NAME` with a name that no profile has.
-    #[error("there is no profile {0}\nthe config does not name it\nrun `bloom-agent check` to see what it has")]
+    #[error(
+        "there is no profile {0}\nthe config does not name it\nrun `bloom-agent check` to see what it has"
+    )]
     UnknownProfile(ProfileName),
 }
 
@@ -77,7 +79,9 @@ pub fn check(
     match connect {
         Connect::No => Ok(Checked::Good),
         Connect::All => way_to(config, config.tokens.keys(), out, faults),
-        Connect::One(name) if !config.tokens.contains_key(name) => Err(CheckFault::UnknownProfile(name.clone())),
+        Connect::One(name) if !config.tokens.contains_key(name) => {
+            Err(CheckFault::UnknownProfile(name.clone()))
+        }
         Connect::One(name) => way_to(config, std::iter::once(name), out, faults),
     }
 }
@@ -87,7 +91,11 @@ fn report(found: &[String], faults: &mut dyn Write) -> Result<Checked, CheckFaul
         writeln!(faults, "{fault}")?;
     }
     let count = found.len();
-    writeln!(faults, "{count} fault{}; the agent would not take this config", if count == 1 { "" } else { "s" })?;
+    writeln!(
+        faults,
+        "{count} fault{}; the agent would not take this config",
+        if count == 1 { "" } else { "s" }
+    )?;
     Ok(Checked::Faults)
 }
 
@@ -95,21 +103,25 @@ fn report(found: &[String], faults: &mut dyn Write) -> Result<Checked, CheckFaul
 fn beyond_the_text(config: &Config, workshop: &Arc<Workshop>) -> (Vec<String>, Vec<String>) {
     let lookup = names::resolve(&config.names());
     let findings = config.check_names(&lookup, geteuid().as_raw());
-    let mut faults: Vec<_> = findings.faults.iter().chain(&findings.unknown).map(ToString::to_string).collect();
+    let mut faults: Vec<_> =
+        findings.faults.iter().chain(&findings.unknown).map(ToString::to_string).collect();
     let mut notes: Vec<_> = findings.warnings.iter().map(ToString::to_string).collect();
     for (name, profile) in &config.tokens {
         if let Err(problem) = workshop.build(name, profile, None) {
             let path = format!("tokens.{name}.{}", problem.key);
             faults.push(config.problem(&path, problem.wrong, problem.right).to_string());
         }
-        let secrets = [("client_secret", Some(&profile.secret)), ("client_secret_next", profile.next_secret.as_ref())];
+        let secrets =
+            [("client_secret", Some(&profile.secret)), ("client_secret_next", profile.next_secret.as_ref())];
         for (key, spec) in secrets.into_iter().filter_map(|(key, spec)| Some((key, spec?))) {
             let path = format!("tokens.{name}.{key}");
             if matches!(spec, SecretSpec::Credential(_)) && workshop.credentials.is_none() {
                 let wrong = "is a credential, which only systemd delivers, so it cannot be read here";
                 notes.push(config.problem(&path, wrong, "it is read when the unit starts").to_string());
             } else if let Err(fault) = workshop.source(spec).read() {
-                faults.push(config.problem(&path, format!("{}: {}", fault.what, fault.why), fault.remedy).to_string());
+                faults.push(
+                    config.problem(&path, format!("{}: {}", fault.what, fault.why), fault.remedy).to_string(),
+                );
             }
         }
     }

@@ -110,7 +110,9 @@ mod tests {
     fn names_are_looked_up_at_most_once_in_ten_seconds_whoever_is_refused() {
         let clock = Arc::new(SetClock(Mutex::new(Timestamp::default())));
         let control = Control::new(mpsc::channel(1).0, clock.clone(), Arc::default(), Box::new(Vec::new));
-        for (millis, due) in [(0, true), (0, false), (9_999, false), (10_000, true), (10_001, false), (60_000, true)] {
+        for (millis, due) in
+            [(0, true), (0, false), (9_999, false), (10_000, true), (10_001, false), (60_000, true)]
+        {
             *clock.0.lock().unwrap() = Timestamp::from_boot(Duration::from_millis(millis));
             assert_eq!(control.look_up_is_due(), due, "{millis} ms");
         }

@@ -7,10 +7,7 @@ use std::{
     ffi::OsString,
     fmt::Write as _,
     io::{self, Write},
-    os::unix::{
-        fs::OpenOptionsExt as _,
-        process::ExitStatusExt as _,
-    },
+    os::unix::{fs::OpenOptionsExt as _, process::ExitStatusExt as _},
     path::{Path, PathBuf},
     process::ExitStatus,
     sync::Arc,
@@ -94,13 +91,16 @@ pub fn dev(options: Options) -> Result<u8, DevFault> {
     let secret = random_text(40);
     write_secret(&secret_file, &secret)?;
 
-    let log_config = log::LogConfig { level: tracing::Level::WARN, ..log::LogConfig::default() };
+    // Quiet: whoever runs it wants to read the output of their own program.
+    let log_config =
+        log::LogConfig { level: tracing::Level::WARN, audit: log::AuditLines::ByLevel, ..log::LogConfig::default() };
     let log = log::init(log_config, Arc::new(SystemClock), log::stderr())
         .map_err(|why| RunFault::System { what: "no log", why: io::Error::other(why) })?;
     let panics = log::Panics::default();
     log::install_panic_hook(panics.clone());
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), log.dropped(), panics);
-    let bound = server::bind(server::Address { path: &socket, mode: 0o600, group: None }).map_err(RunFault::from)?;
+    let bound =
+        server::bind(server::Address { path: &socket, mode: 0o600, group: None }).map_err(RunFault::from)?;
 
     let code = runtime()?.block_on(async {
         let client_id = random_text(20);
@@ -112,7 +112,8 @@ pub fn dev(options: Options) -> Result<u8, DevFault> {
             remedy: "bring up the loopback interface (`ip link set lo up`) and start again",
         })?;
         let config = dev_config(&issuer, options.dialect, &client_id, &secret_file)?;
-        let (time, wall_steps) = KernelTime::new().map_err(|why| RunFault::System { what: "no timer", why })?;
+        let (time, wall_steps) =
+            KernelTime::new().map_err(|why| RunFault::System { what: "no timer", why })?;
         let time = Arc::new(time);
         let (signal, signals) = mpsc::channel(4);
         let daemon = Daemon::start(Parts {
@@ -138,7 +139,8 @@ pub fn dev(options: Options) -> Result<u8, DevFault> {
         tokio::pin!(served, serve_issuer);
 
         if options.command.is_empty() {
-            let kernel = signals_of_the_kernel(signal).map_err(|why| RunFault::System { what: "no signals", why })?;
+            let kernel =
+                signals_of_the_kernel(signal).map_err(|why| RunFault::System { what: "no signals", why })?;
             tell(&introduction(&socket, options.lifetime))?;
             tokio::select! {
                 ended = &mut served => ended?,
@@ -202,7 +204,12 @@ fn write_secret(path: &Path, secret: &str) -> Result<(), DevFault> {
 }
 
 /// The same config as a person would write it, but for its endpoint, which no text can name.
-fn dev_config(issuer: &DevIssuer, dialect: Dialect, client_id: &str, secret: &Path) -> Result<Config, DevFault> {
+fn dev_config(
+    issuer: &DevIssuer,
+    dialect: Dialect,
+    client_id: &str,
+    secret: &Path,
+) -> Result<Config, DevFault> {
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ok = write!(
@@ -212,7 +219,9 @@ fn dev_config(issuer: &DevIssuer, dialect: Dialect, client_id: &str, secret: &Pa
         toml::Value::String(secret.display().to_string()),
     );
     let source = SourceFile { name: "dev".into(), text, kind: Kind::Main };
-    let lines = |problems: config::Problems| Fatal::Config(problems.as_slice().iter().map(ToString::to_string).collect());
+    let lines = |problems: config::Problems| {
+        Fatal::Config(problems.as_slice().iter().map(ToString::to_string).collect())
+    };
     let mut config = config::read(&[source]).map_err(lines)?;
     config.agent.admin = vec![Selector::of_uid(geteuid().as_raw())];
     let address = issuer.address().ok_or(Fatal::Lost("issuer"))?;
@@ -224,7 +233,8 @@ fn dev_config(issuer: &DevIssuer, dialect: Dialect, client_id: &str, secret: &Pa
 }
 
 fn introduction(socket: &Path, lifetime: Duration) -> String {
-    let cli = sibling_cli().map_or_else(|| "cargo run -q --bin bloom-agent-cli --".to_owned(), |cli| quoted(&cli));
+    let cli =
+        sibling_cli().map_or_else(|| "cargo run -q --bin bloom-agent-cli --".to_owned(), |cli| quoted(&cli));
     format!(
         "An agent with an issuer of its own; tokens live {} s. Ctrl-C ends it. In another shell:\n\n\
          export BLOOM_AGENT_SOCK={}\n\
@@ -262,7 +272,10 @@ fn tell(text: &str) -> Result<(), DevFault> {
 }
 
 /// One line per rotation, for ever.
-async fn tell_rotations(rotations: Option<(Identity, Reader)>, time: Arc<KernelTime>) -> Result<(), DevFault> {
+async fn tell_rotations(
+    rotations: Option<(Identity, Reader)>,
+    time: Arc<KernelTime>,
+) -> Result<(), DevFault> {
     let Some((identity, mut reader)) = rotations else { return std::future::pending().await };
     let mut last: Option<Generation> = None;
     loop {
@@ -292,7 +305,8 @@ async fn run_command(options: &Options, socket: &Path) -> Result<ExitStatus, Dev
         command.pre_exec(move || before.restore());
     }
     let (listener, mut signals) = mpsc::channel(4);
-    let heard = signals_of_the_kernel(listener).map_err(|why| RunFault::System { what: "no signals", why })?;
+    let heard =
+        signals_of_the_kernel(listener).map_err(|why| RunFault::System { what: "no signals", why })?;
     tokio::pin!(heard);
     let mut child = match command.spawn() {
         Ok(child) => child,

@@ -1,10 +1,6 @@
 //! From files to a config that can be put in force: the one reader of `run`, `check` and every reload.
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use nix::unistd::geteuid;
 
@@ -102,7 +98,11 @@ pub async fn prepare(
         let loaded = Loaded { config: loaded.config, warnings };
         Ok(Prepared { loaded, directory: found.directory, built })
     });
-    done.await.unwrap_or_else(|_| Err(vec!["the config could not be read, by a fault of the agent's own; the log says where".to_owned()]))
+    done.await.unwrap_or_else(|_| {
+        Err(vec![
+            "the config could not be read, by a fault of the agent's own; the log says where".to_owned(),
+        ])
+    })
 }
 
 /// `[log]`, in the log's own words.
@@ -118,5 +118,5 @@ pub fn log_config(config: &config::LogConfig) -> log::LogConfig {
         LogFormat::Text => log::Format::Text,
         LogFormat::Json => log::Format::Json,
     };
-    log::LogConfig { level, format }
+    log::LogConfig { level, format, ..log::LogConfig::default() }
 }

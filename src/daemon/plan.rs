@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{
-    config::Profile,
-    token::ProfileName,
-};
+use crate::{config::Profile, token::ProfileName};
 
 /// What becomes of one profile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +22,8 @@ pub fn plan(
     old: &BTreeMap<ProfileName, Profile>,
     new: &BTreeMap<ProfileName, Profile>,
 ) -> BTreeMap<ProfileName, Change> {
-    let removed = old.keys().filter(|name| !new.contains_key(*name)).map(|name| (name.clone(), Change::Removed));
+    let removed =
+        old.keys().filter(|name| !new.contains_key(*name)).map(|name| (name.clone(), Change::Removed));
     let others = new.iter().map(|(name, profile)| {
         let change = match old.get(name) {
             None => Change::Added,
@@ -60,13 +58,33 @@ mod tests {
         let table = [
             ("nothing", format!("{secret}audience = 'x'\nscopes = ['r', 'w']"), Change::Kept),
             ("order of scopes", format!("{secret}audience = 'x'\nscopes = ['w', 'r']"), Change::Kept),
-            ("allow", format!("{secret}audience = 'x'\nscopes = ['r', 'w']\nallow = ['uid:1']"), Change::Kept),
-            ("refresh", format!("{secret}audience = 'x'\nscopes = ['r', 'w']\nrefresh = {{ at = 0.5 }}"), Change::Kept),
-            ("secret", "client_secret.file = '/t'\naudience = 'x'\nscopes = ['r', 'w']".to_owned(), Change::Kept),
+            (
+                "allow",
+                format!("{secret}audience = 'x'\nscopes = ['r', 'w']\nallow = ['uid:1']"),
+                Change::Kept,
+            ),
+            (
+                "refresh",
+                format!("{secret}audience = 'x'\nscopes = ['r', 'w']\nrefresh = {{ at = 0.5 }}"),
+                Change::Kept,
+            ),
+            (
+                "secret",
+                "client_secret.file = '/t'\naudience = 'x'\nscopes = ['r', 'w']".to_owned(),
+                Change::Kept,
+            ),
             ("audience", format!("{secret}audience = 'y'\nscopes = ['r', 'w']"), Change::Replaced),
             ("scopes", format!("{secret}audience = 'x'\nscopes = ['r']"), Change::Replaced),
-            ("resource", format!("{secret}audience = 'x'\nscopes = ['r', 'w']\nresource = ['https://r']"), Change::Replaced),
-            ("method", format!("{secret}audience = 'x'\nscopes = ['r', 'w']\nbody = 'json'"), Change::Replaced),
+            (
+                "resource",
+                format!("{secret}audience = 'x'\nscopes = ['r', 'w']\nresource = ['https://r']"),
+                Change::Replaced,
+            ),
+            (
+                "method",
+                format!("{secret}audience = 'x'\nscopes = ['r', 'w']\nbody = 'json'"),
+                Change::Replaced,
+            ),
         ];
         for (what, lines, change) in table {
             let name = ProfileName::parse("a").unwrap();

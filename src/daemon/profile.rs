@@ -70,7 +70,13 @@ impl Workshop {
     /// One for `check`: it obtains nothing, so nothing is counted or locked.
     pub fn for_check(credentials: Option<PathBuf>) -> Self {
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), DroppedLines::default(), Panics::default());
-        Self { credentials, pages: LockedPages::default(), clock: Arc::new(SystemClock), metrics, floor: FLOOR }
+        Self {
+            credentials,
+            pages: LockedPages::default(),
+            clock: Arc::new(SystemClock),
+            metrics,
+            floor: FLOOR,
+        }
     }
 
     /// Where a secret is read.
@@ -89,7 +95,12 @@ impl Workshop {
 
     /// Makes the parts of a profile, or keeps those of `before` where they would be the same, so that what they remember
     /// (which secret worked last) stays. Blocking: it reads `ca_file` or the system's trust store.
-    pub fn build(&self, name: &ProfileName, profile: &Profile, before: Option<&Built>) -> Result<Built, BuildProblem> {
+    pub fn build(
+        &self,
+        name: &ProfileName,
+        profile: &Profile,
+        before: Option<&Built>,
+    ) -> Result<Built, BuildProblem> {
         let transport = transport(profile)?;
         let share = profile.refresh;
         let policy = Policy::new(share.at, share.jitter)
@@ -99,7 +110,8 @@ impl Workshop {
                 right: "leave it out for { at = 0.8, jitter = 0.05 }".into(),
             })?
             .with_floor(self.floor);
-        let same = before.filter(|before| before.transport == transport && asks_alike(&before.config, profile));
+        let same =
+            before.filter(|before| before.transport == transport && asks_alike(&before.config, profile));
         let provider = match same {
             Some(before) => Arc::clone(&before.provider),
             None => Arc::new(self.provider(name, profile, &transport)?),
@@ -107,12 +119,19 @@ impl Workshop {
         Ok(Built { config: profile.clone(), transport, policy, provider })
     }
 
-    fn provider(&self, name: &ProfileName, profile: &Profile, transport: &Transport) -> Result<Provider, BuildProblem> {
+    fn provider(
+        &self,
+        name: &ProfileName,
+        profile: &Profile,
+        transport: &Transport,
+    ) -> Result<Provider, BuildProblem> {
         let http = client(transport)?;
         let secret: Arc<dyn ReadSecret> = Arc::new(self.source(&profile.secret));
-        let next = profile.next_secret.as_ref().map(|spec| Arc::new(self.source(spec)) as Arc<dyn ReadSecret>);
+        let next =
+            profile.next_secret.as_ref().map(|spec| Arc::new(self.source(spec)) as Arc<dyn ReadSecret>);
         let sources: Vec<_> = std::iter::once(&secret).chain(&next).map(Arc::clone).collect();
-        let scope = if profile.require_scope { oauth2::ScopeRule::Require } else { oauth2::ScopeRule::Report };
+        let scope =
+            if profile.require_scope { oauth2::ScopeRule::Require } else { oauth2::ScopeRule::Report };
         let pages = self.pages.clone();
         let inner = ProviderObtain::new(ProviderParts {
             profile: name.clone(),

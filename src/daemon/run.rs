@@ -89,11 +89,13 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
     let path = PathBuf::from(path);
     let degraded = degraded.iter().map(ToString::to_string).collect();
     runtime()?.block_on(async move {
-        let (time, wall_steps) = KernelTime::new().map_err(|why| RunFault::System { what: "no timer", why })?;
+        let (time, wall_steps) =
+            KernelTime::new().map_err(|why| RunFault::System { what: "no timer", why })?;
         let time = Arc::new(time);
         let (listener, signals) = mpsc::channel(4);
         // Before anything is served: a SIGTERM must never find the default action.
-        let heard = signals_of_the_kernel(listener).map_err(|why| RunFault::System { what: "no signals", why })?;
+        let heard =
+            signals_of_the_kernel(listener).map_err(|why| RunFault::System { what: "no signals", why })?;
         let daemon = Daemon::start(Parts {
             read: Arc::new(move || load::from_files(&path)),
             listener: bound.listener,
@@ -158,9 +160,7 @@ fn binds_as_packaged() -> bool {
 }
 
 /// Turns the kernel's signals into ours, for as long as somebody listens. The handlers are in place when this returns.
-pub(super) fn signals_of_the_kernel(
-    listener: mpsc::Sender<Signal>,
-) -> io::Result<impl Future<Output = ()>> {
+pub(super) fn signals_of_the_kernel(listener: mpsc::Sender<Signal>) -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;

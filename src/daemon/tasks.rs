@@ -37,7 +37,11 @@ impl<T: Send + 'static> Tasks<T> {
     }
 
     /// Spawns a profile's rotator.
-    pub fn spawn_rotator(&mut self, name: &ProfileName, task: impl Future<Output = T> + Send + 'static) -> AbortHandle {
+    pub fn spawn_rotator(
+        &mut self,
+        name: &ProfileName,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> AbortHandle {
         let handle = self.set.spawn(task);
         self.which.insert(handle.id(), Which::Rotator(name.clone()));
         handle

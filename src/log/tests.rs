@@ -18,7 +18,7 @@ fn clock() -> Arc<dyn Clock> {
 }
 
 fn lines(level: Level, format: Format, events: impl FnOnce()) -> String {
-    let (dispatch, captured) = captured(LogConfig { level, format }, clock());
+    let (dispatch, captured) = captured(LogConfig { level, format, ..LogConfig::default() }, clock());
     with_default(&dispatch, events);
     captured.text()
 }
@@ -111,9 +111,9 @@ fn level_and_format_change_while_it_runs() {
     let event = || tracing::debug!(target: "bloom_agent::x", "seen");
     with_default(&dispatch, || {
         event();
-        log.set(LogConfig { level: Level::DEBUG, format: Format::Json });
+        log.set(LogConfig { level: Level::DEBUG, format: Format::Json, ..LogConfig::default() });
         event();
-        log.set(LogConfig { level: Level::DEBUG, format: Format::Text });
+        log.set(LogConfig { level: Level::DEBUG, format: Format::Text, ..LogConfig::default() });
         event();
         log.set(LogConfig::default());
         event();
@@ -128,7 +128,7 @@ fn level_and_format_change_while_it_runs() {
 fn every_config_survives_the_switch() {
     for level in [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE] {
         for format in [Format::Text, Format::Json] {
-            let config = LogConfig { level, format };
+            let config = LogConfig { level, format, ..LogConfig::default() };
             assert_eq!(Switch::new(config).get(), config);
         }
     }

@@ -63,7 +63,10 @@ impl Collector for Cells {
             }
         }
 
-        scalar(encoder, "connections", "Open connections.", self.connections.load(Relaxed))?;
+        let serving = *lock(&self.serving);
+        scalar(encoder, "connections", "Open connections.", gauge(serving.connections))?;
+        let help = "Connections cut for flooding, or for saying nothing.";
+        total(encoder, "connections_cut", help, serving.cut)?;
 
         let degraded = lock(&self.degraded).clone();
         if !degraded.is_empty() {
@@ -81,6 +84,8 @@ impl Collector for Cells {
 
         let help = "Log lines that were dropped because nobody read them.";
         total(encoder, "log_lines_dropped", help, self.dropped_lines.count())?;
+        let help = "Connections and calls refused for one of the limits.";
+        total(encoder, "refused", help, serving.refused)?;
         total(encoder, "panics", "Panics: each is a fault of the agent.", self.panics.count())?;
 
         let profiles = lock(&self.profiles).clone();
@@ -89,8 +94,12 @@ impl Collector for Cells {
         }
 
         let help = "Open WatchToken streams and health watches.";
-        scalar(encoder, "watches", help, self.watches.load(Relaxed))
+        scalar(encoder, "watches", help, gauge(serving.watches))
     }
+}
+
+fn gauge(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 fn encode_profiles(

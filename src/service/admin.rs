@@ -5,13 +5,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
-use super::{
-    Agent, Caller, ReloadFault,
-    snapshot::Profile,
-    status::Refusal,
-    token::timestamp,
-};
-use crate::{audit::AdminCall, metrics::Method, pb, refresh::Demand, store::Phase};
+use super::{Agent, Caller, ReloadFault, snapshot::Profile, status::Refusal, token::timestamp};
+use crate::{audit::AdminCall, metrics::{Method, Serving}, pb, refresh::Demand, store::Phase};
 
 /// The service.
 pub struct Admin(pub(super) Arc<Agent>);
@@ -27,7 +22,10 @@ impl pb::admin_service_server::AdminService for Admin {
         Ok(Response::new(pb::RefreshTokenResponse { token: Some(token) }))
     }
 
-    async fn reload(&self, request: Request<pb::ReloadRequest>) -> Result<Response<pb::ReloadResponse>, Status> {
+    async fn reload(
+        &self,
+        request: Request<pb::ReloadRequest>,
+    ) -> Result<Response<pb::ReloadResponse>, Status> {
         let result = self.reload_config(&request).await;
         self.0.count(Method::Reload, result).map(Response::new)
     }
@@ -56,7 +54,10 @@ impl Admin {
         let snapshot = agent.snapshot();
         let known = snapshot.profiles.get(request.get_ref().name.as_str()).map(|profile| &profile.name);
         agent.admit_admin(&caller, AdminCall::RefreshToken, known).await?;
-        let profile = snapshot.profiles.get(request.get_ref().name.as_str()).ok_or_else(|| Refusal::UnknownProfile(snapshot.profiles.keys().cloned().collect()))?;
+        let profile = snapshot
+            .profiles
+            .get(request.get_ref().name.as_str())
+            .ok_or_else(|| Refusal::UnknownProfile(snapshot.profiles.keys().cloned().collect()))?;
         let settled = tokio::select! {
             settled = timeout(caller.patience, profile.settle(Demand::Operator)) => settled.is_ok(),
             () = agent.until_draining() => return Err(Refusal::ShuttingDown),
@@ -71,7 +72,10 @@ impl Admin {
         }
     }
 
-    async fn reload_config(&self, request: &Request<pb::ReloadRequest>) -> Result<pb::ReloadResponse, Refusal> {
+    async fn reload_config(
+        &self,
+        request: &Request<pb::ReloadRequest>,
+    ) -> Result<pb::ReloadResponse, Refusal> {
         let caller = Caller::of(request)?;
         self.0.admit_admin(&caller, AdminCall::Reload, None).await?;
         match self.0.control.reload().await {
@@ -86,24 +90,31 @@ impl Admin {
         }
     }
 
-    async fn status(&self, request: &Request<pb::GetStatusRequest>) -> Result<pb::GetStatusResponse, Refusal> {
+    async fn status(
+        &self,
+        request: &Request<pb::GetStatusRequest>,
+    ) -> Result<pb::GetStatusResponse, Refusal> {
         let agent = &self.0;
         let caller = Caller::of(request)?;
         agent.admit_admin(&caller, AdminCall::GetStatus, None).await?;
         let snapshot = agent.snapshot();
+        let open = agent.book.census().open;
         Ok(pb::GetStatusResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: Some(timestamp(agent.started.wall)),
             configured_at: Some(timestamp(snapshot.configured_at)),
             profiles: snapshot.profiles.values().map(|profile| describe(agent, profile)).collect(),
-            connections: agent.metrics.connections(),
-            watches: agent.metrics.watches(),
+            connections: open.connections,
+            watches: open.watches,
             degraded: agent.control.degraded(),
             pid: i32::try_from(std::process::id()).unwrap_or_default(),
         })
     }
 
-    async fn metrics(&self, request: &Request<pb::GetMetricsRequest>) -> Result<pb::GetMetricsResponse, Refusal> {
+    async fn metrics(
+        &self,
+        request: &Request<pb::GetMetricsRequest>,
+    ) -> Result<pb::GetMetricsResponse, Refusal> {
         let agent = &self.0;
         let caller = Caller::of(request)?;
         agent.admit_admin(&caller, AdminCall::GetMetrics, None).await?;
@@ -113,6 +124,23 @@ impl Admin {
             if let Some(token) = profile.reader.current(profile.identity, now) {
                 agent.metrics.profile(&profile.name).token_expires(Some(token.life.expires_wall()));
             }
+        }
+        let census = agent.book.census();
+        agent.metrics.serving(Serving {
+            connections: census.open.connections.into(),
+            watches: census.open.watches.into(),
+            refused: census.refused,
+            cut: census.cut,
+        });
+        if census.starved {
+            agent.metrics.degrade("descriptors");
+        } else {
+            agent.metrics.restore("descriptors");
+        }
+        if agent.control.degraded().is_empty() {
+            agent.metrics.restore("host");
+        } else {
+            agent.metrics.degrade("host");
         }
         Ok(pb::GetMetricsResponse { text: agent.metrics.text() })
     }

@@ -73,7 +73,12 @@ impl Agent {
     }
 
     /// The same for AdminService.
-    pub(super) async fn admit_admin(&self, caller: &Caller, call: AdminCall, profile: Option<&ProfileName>) -> Result<(), Refusal> {
+    pub(super) async fn admit_admin(
+        &self,
+        caller: &Caller,
+        call: AdminCall,
+        profile: Option<&ProfileName>,
+    ) -> Result<(), Refusal> {
         let peer = caller.connection.peer();
         let mut decision = self.snapshot().access.admin(peer);
         if decision == Decision::Deny {

@@ -10,7 +10,12 @@ use tonic_health::pb::{
 };
 
 use super::{Agent, Caller, Replies, admission::judge, snapshot::Snapshot, status::Refusal};
-use crate::{access::Verb, metrics::Method, server::{Connection, Phase}, store::Closed};
+use crate::{
+    access::Verb,
+    metrics::Method,
+    server::{Connection, Phase},
+    store::Closed,
+};
 
 /// The service.
 pub struct Health(pub(super) Arc<Agent>);
@@ -28,7 +33,10 @@ impl health_server::Health for Health {
         Ok(Response::new(HealthCheckResponse { status: status.into() }))
     }
 
-    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         let result = self.watch_one(&request).await;
         self.0.count(Method::HealthWatch, result).map(Response::new)
     }

@@ -73,7 +73,9 @@ impl Refusal {
     fn row(&self) -> (Code, Option<&'static str>, Option<Duration>) {
         use FailureKind as Kind;
         match self {
-            Self::NotAllowed { .. } | Self::NotAdmin { .. } => (Code::PermissionDenied, Some("NOT_ALLOWED"), None),
+            Self::NotAllowed { .. } | Self::NotAdmin { .. } => {
+                (Code::PermissionDenied, Some("NOT_ALLOWED"), None)
+            }
             Self::NameRequired(_) => (Code::InvalidArgument, Some("NAME_REQUIRED"), None),
             Self::UnknownProfile(_) | Self::ProfileGone => (Code::NotFound, Some("UNKNOWN_PROFILE"), None),
             Self::BadField { .. } | Self::BadConfig(_) => (Code::InvalidArgument, None, None),
@@ -179,7 +181,12 @@ mod tests {
         let table = [
             (Refusal::NotAllowed { uid: 7 }, Code::PermissionDenied, "NOT_ALLOWED", false),
             (Refusal::NotAdmin { uid: 7 }, Code::PermissionDenied, "NOT_ALLOWED", false),
-            (Refusal::NameRequired(vec![name("a"), name("b")]), Code::InvalidArgument, "NAME_REQUIRED", false),
+            (
+                Refusal::NameRequired(vec![name("a"), name("b")]),
+                Code::InvalidArgument,
+                "NAME_REQUIRED",
+                false,
+            ),
             (Refusal::UnknownProfile(vec![name("a")]), Code::NotFound, "UNKNOWN_PROFILE", false),
             (Refusal::ProfileGone, Code::NotFound, "UNKNOWN_PROFILE", false),
             (Refusal::Pending { retry: SECOND }, Code::Unavailable, "TOKEN_PENDING", true),
@@ -193,7 +200,11 @@ mod tests {
         for (refusal, code, reason, retries) in table {
             let status = Status::from(refusal.clone());
             let info = status.get_details_error_info().unwrap();
-            assert_eq!((status.code(), info.reason.as_str(), info.domain.as_str()), (code, reason, DOMAIN), "{refusal:?}");
+            assert_eq!(
+                (status.code(), info.reason.as_str(), info.domain.as_str()),
+                (code, reason, DOMAIN),
+                "{refusal:?}"
+            );
             assert_eq!(status.get_details_retry_info().is_some(), retries, "{refusal:?}");
             assert!(!status.message().is_empty());
         }

@@ -5,12 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tonic::{Code, Request, Response, Status};
 
-use super::{
-    Agent, Caller, Replies,
-    admission::judge,
-    snapshot::Profile,
-    status::Refusal,
-};
+use super::{Agent, Caller, Replies, admission::judge, snapshot::Profile, status::Refusal};
 use crate::{
     access::Verb,
     clock::{Timestamp, WallTime},
@@ -186,7 +181,8 @@ impl Tokens {
         let caller = Caller::of(request)?;
         let snapshot = self.0.snapshot();
         let names = snapshot.profiles.keys();
-        let usable = names.filter_map(|name| judge(&snapshot, caller.connection.peer(), Verb::List, name.as_str()).ok());
+        let usable = names
+            .filter_map(|name| judge(&snapshot, caller.connection.peer(), Verb::List, name.as_str()).ok());
         Ok(usable.map(|admitted| self.0.state(&admitted.profile)).collect())
     }
 
@@ -215,7 +211,10 @@ impl Tokens {
         let profile = &admitted.profile;
         let current = profile.reader.current(profile.identity, agent.clock.now().boot);
         let generation = current.map_or(0, |token| token.generation.as_u64());
-        Ok(pb::ReportRejectedResponse { generation, is_new: generation != 0 && generation != asked.generation })
+        Ok(pb::ReportRejectedResponse {
+            generation,
+            is_new: generation != 0 && generation != asked.generation,
+        })
     }
 }
 
@@ -242,7 +241,9 @@ impl Agent {
         // An attempt that is in flight ends soon.
         let retry = |next: Option<Timestamp>| next.map_or(Duration::from_secs(1), |next| next.since(now));
         match none {
-            NoToken::Failed { failure, next } => Refusal::Failed { kind: failure.0.kind, retry: retry(next), detail: None },
+            NoToken::Failed { failure, next } => {
+                Refusal::Failed { kind: failure.0.kind, retry: retry(next), detail: None }
+            }
             NoToken::Pending { next } => Refusal::Pending { retry: retry(next) },
             NoToken::Left(_) => Refusal::Pending { retry: retry(None) },
         }
@@ -314,7 +315,8 @@ impl Drop for Counted {
 
 fn min_validity(asked: Option<&prost_types::Duration>) -> Result<Duration, Refusal> {
     let Some(asked) = asked else { return Ok(Duration::ZERO) };
-    Duration::try_from(*asked).map_err(|_| Refusal::BadField { field: "min_validity", right: "a duration from 0 s on" })
+    Duration::try_from(*asked)
+        .map_err(|_| Refusal::BadField { field: "min_validity", right: "a duration from 0 s on" })
 }
 
 /// A token as it is sent: one of the two places where it leaves the agent's own types.
