@@ -183,7 +183,7 @@ mod tests {
             match (bounds, &mut entry) {
                 (Some(_), Some(_)) => break,
                 (Some((from, to)), None) if (from..to).contains(&address) => {
-                    entry = Some(format!("{line}\n"))
+                    entry = Some(format!("{line}\n"));
                 }
                 (None, Some(text)) => text.extend([line, "\n"]),
                 _ => {}
