@@ -114,9 +114,8 @@ fn errno_of(error: &std::io::Error) -> Errno {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, pin::pin, task::Poll};
+    use std::{fs, task::Poll};
 
-    use super::*;
     use crate::{
         hardening::trial,
         source::{ReadSecret as _, Source},
@@ -221,10 +220,18 @@ mod tests {
     async fn where_nothing_can_be_watched_it_never_ends_and_is_said_once() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("missing").join("secret");
-        let said = AtomicBool::new(false);
-        let mut change = pin!(changed(&path, None, &said));
-        assert!(is_pending(&mut change).await);
-        assert!(said.load(Ordering::Relaxed));
+        let source = Source::file(&path);
+        let log = trial::Log::start();
+        for _ in 0..2 {
+            assert!(is_pending(&mut source.changed_since(None)).await);
+        }
+        assert_eq!(
+            log.text(),
+            format!(
+                " WARN the directory of a secret file cannot be watched; a new secret is tried at the next scheduled \
+                 attempt path={path:?} error=\"No such file or directory\"\n"
+            )
+        );
         let credential = Source::credential("bloom", None);
         assert_eq!(credential.glance(), None);
         assert!(is_pending(&mut credential.changed_since(None)).await);
