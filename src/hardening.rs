@@ -116,8 +116,8 @@ pub fn apply() -> Applied {
             degraded.push(Degraded { protection, errno });
         }
     };
-    note(Protection::StandardDescriptors, open_standard_descriptors());
     note(Protection::NotDumpable, prctl::set_dumpable(false));
+    note(Protection::StandardDescriptors, open_standard_descriptors());
     let core = getrlimit(Resource::RLIMIT_CORE);
     // The soft limit only: without privileges nobody gets a hard one back, and `dev -- COMMAND` owes COMMAND the
     // caller's. It is the second wall anyway: a core_pattern with a pipe does not ask for it.
@@ -281,9 +281,13 @@ mod tests {
                 let inherited = dup(std::io::stderr().as_fd()).unwrap();
                 for errno in [Errno::ENOSYS, Errno::EINVAL, Errno::EPERM] {
                     fcntl(&inherited, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+                    // Without privileges, because /proc/self is root's once the process is not dumpable.
                     trial::without_call(libc::SYS_close_range, errno, || {
-                        assert_eq!(close_range_cloexec(3), Err(errno));
-                        assert_eq!(close_on_exec_from(3), Ok(()));
+                        trial::as_nobody(|| {
+                            prctl::set_dumpable(false).unwrap();
+                            assert_eq!(close_range_cloexec(3), Err(errno));
+                            assert_eq!(close_on_exec_from(3), Ok(()));
+                        });
                     });
                     assert!(is_close_on_exec(inherited.as_fd()), "{errno}");
                 }

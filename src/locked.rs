@@ -68,7 +68,8 @@ impl LockedPages {
         if !self.0.said.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 error = errno.desc(),
-                "a token's memory is not locked and could be swapped out; raise LimitMEMLOCK= of the unit (8M is enough)"
+                "a token lies in memory that could be swapped out, dumped or inherited; raise LimitMEMLOCK= of the \
+                 unit (8M is enough)"
             );
         }
         Exposed(Arc::clone(&self.0))
@@ -183,7 +184,7 @@ mod tests {
             match (bounds, &mut entry) {
                 (Some(_), Some(_)) => break,
                 (Some((from, to)), None) if (from..to).contains(&address) => {
-                    entry = Some(format!("{line}\n"))
+                    entry = Some(format!("{line}\n"));
                 }
                 (None, Some(text)) => text.extend([line, "\n"]),
                 _ => {}
@@ -252,6 +253,7 @@ mod tests {
             || {
                 setrlimit(Resource::RLIMIT_MEMLOCK, 0, 0).unwrap();
                 trial::as_nobody(|| {
+                    let log = trial::Log::start();
                     let pages = LockedPages::default();
                     let copy = pages.copy(b"canary");
                     assert_eq!(copy, b"canary"[..]);
@@ -262,6 +264,11 @@ mod tests {
                     assert!(pages.is_degraded());
                     drop((clone, second));
                     assert!(!pages.is_degraded(), "the gauge says what is so, not what was so");
+                    let text = log.text();
+                    assert_eq!(text.lines().count(), 1, "said once: {text}");
+                    let warning = "a token lies in memory that could be swapped out, dumped or inherited; raise \
+                                   LimitMEMLOCK= of the unit (8M is enough) error=";
+                    assert!(text.contains(warning) && !text.contains("canary"), "{text}");
                 });
             },
         );

@@ -100,7 +100,8 @@ mod tests {
 
     #[test]
     fn a_file_that_grows_shrinks_or_is_rewritten_while_it_is_read_is_read_again() {
-        let writes: [(&str, fn(&mut File), &[u8]); 3] = [
+        type Write = fn(&mut File);
+        let writes: [(&str, Write, &[u8]); 3] = [
             ("grows", |f| f.write_all(b"+").unwrap(), b"old+"),
             ("shrinks", |f| f.set_len(1).unwrap(), b"o"),
             ("is rewritten", |f| rewrite(f, b"new"), b"new"),

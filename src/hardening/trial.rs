@@ -4,7 +4,13 @@
     reason = "raw system calls, because libc's wrappers change every thread of the process"
 )]
 
-use std::{ffi::CString, os::unix::ffi::OsStrExt as _, path::Path, process::Command};
+use std::{
+    ffi::CString,
+    os::unix::ffi::OsStrExt as _,
+    path::Path,
+    process::Command,
+    sync::{Arc, Mutex},
+};
 
 use nix::{errno::Errno, unistd::geteuid};
 
@@ -139,6 +145,42 @@ pub(crate) fn set_acl(path: &Path, owner: u16, user: u32, granted: u16) {
     // SAFETY: C strings and a buffer that outlive the call.
     Errno::result(unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), acl.as_ptr().cast(), acl.len(), 0) })
         .unwrap();
+}
+
+/// What is logged on this thread while the guard lives.
+pub(crate) struct Log {
+    lines: Arc<Mutex<Vec<u8>>>,
+    _guard: tracing::subscriber::DefaultGuard,
+}
+
+impl Log {
+    pub(crate) fn start() -> Self {
+        let lines = Arc::default();
+        let writer = Arc::clone(&lines);
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_target(false)
+            .without_time()
+            .with_writer(move || Line(Arc::clone(&writer)))
+            .finish();
+        Self { lines, _guard: tracing::subscriber::set_default(subscriber) }
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.lines.lock().unwrap().clone()).unwrap()
+    }
+}
+
+struct Line(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 fn statement(code: u32, k: u32, skip_unless: u8) -> libc::sock_filter {

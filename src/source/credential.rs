@@ -134,6 +134,9 @@ mod tests {
     const INSTEAD: &str = "run the agent as a systemd service with LoadCredential=, or name a file of its own user with \
                            client_secret.file";
 
+    /// Fills a credentials directory.
+    type Make = fn(&Path);
+
     fn source(directory: &Path) -> CredentialSource {
         CredentialSource::new("bloom".into(), Some(directory.to_owned()))
     }
@@ -174,7 +177,7 @@ mod tests {
         if !trial::is_root("a_credential_is_read_as_either_systemd_makes_it") {
             return;
         }
-        let shapes: [(&str, fn(&Path)); 2] = [("ramfs", as_systemd_252), ("tmpfs", as_systemd_257)];
+        let shapes: [(&str, Make); 2] = [("ramfs", as_systemd_252), ("tmpfs", as_systemd_257)];
         for (fs_type, make) in shapes {
             with_mount(fs_type, make, |directory| {
                 let source = source(directory);
@@ -210,7 +213,7 @@ mod tests {
         }
         let load = "leave its making to systemd: `systemctl edit bloom-agent`, under [Service] write \
                     LoadCredential=bloom:/path/of/the/secret, then `systemctl restart bloom-agent`";
-        let cases: [(&str, fn(&Path), &str); 5] = [
+        let cases: [(&str, Make, &str); 5] = [
             (
                 "readable by others",
                 |d| {
@@ -288,7 +291,7 @@ mod tests {
             fs::write(directory.join("bloom"), "s3cret").unwrap();
             set_mode(&directory.join("bloom"), 0o400);
         };
-        let on_disk = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let on_disk = tempfile::tempdir_in("/var/tmp").unwrap();
         make(on_disk.path());
         let fault = source(on_disk.path()).read().unwrap_err();
         let why =

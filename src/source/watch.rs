@@ -42,7 +42,7 @@ pub(super) async fn changed(path: &Path, seen: Option<Stamp>, said: &AtomicBool)
                 "the directory of a secret file cannot be watched; a new secret is tried at the next scheduled attempt"
             );
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
@@ -79,19 +79,23 @@ impl<'a> Watch<'a> {
                 | AddWatchFlags::IN_DELETE_SELF
                 | AddWatchFlags::IN_ONLYDIR,
         )?;
-        Ok(Self { inotify: register(Descriptor(inotify)).map_err(errno_of)?, path })
+        Ok(Self { inotify: register(Descriptor(inotify)).map_err(|error| errno_of(&error))?, path })
     }
 
     /// Ends with the first event that concerns the file: of its name, or of none (the directory itself, or a queue that
     /// overflowed).
     async fn heard(&self) -> Result<(), Errno> {
         loop {
-            let mut ready = self.inotify.readable().await.map_err(errno_of)?;
+            let mut ready = self.inotify.readable().await.map_err(|error| errno_of(&error))?;
             let events = ready.try_io(|inotify| Ok(inotify.get_ref().0.read_events()?));
             // Not ready after all: wait again.
             let Ok(events) = events else { continue };
             let ours = |name: &OsString| Some(name.as_os_str()) == self.path.file_name();
-            if events.map_err(errno_of)?.iter().any(|event| event.name.as_ref().is_none_or(ours)) {
+            if events
+                .map_err(|error| errno_of(&error))?
+                .iter()
+                .any(|event| event.name.as_ref().is_none_or(ours))
+            {
                 return Ok(());
             }
         }
@@ -104,15 +108,14 @@ fn register(descriptor: Descriptor) -> std::io::Result<AsyncFd<Descriptor>> {
     Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
 }
 
-fn errno_of(error: std::io::Error) -> Errno {
+fn errno_of(error: &std::io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, pin::pin, task::Poll};
+    use std::{fs, task::Poll};
 
-    use super::*;
     use crate::{
         hardening::trial,
         source::{ReadSecret as _, Source},
@@ -217,10 +220,18 @@ mod tests {
     async fn where_nothing_can_be_watched_it_never_ends_and_is_said_once() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("missing").join("secret");
-        let said = AtomicBool::new(false);
-        let mut change = pin!(changed(&path, None, &said));
-        assert!(is_pending(&mut change).await);
-        assert!(said.load(Ordering::Relaxed));
+        let source = Source::file(&path);
+        let log = trial::Log::start();
+        for _ in 0..2 {
+            assert!(is_pending(&mut source.changed_since(None)).await);
+        }
+        assert_eq!(
+            log.text(),
+            format!(
+                " WARN the directory of a secret file cannot be watched; a new secret is tried at the next scheduled \
+                 attempt path={path:?} error=\"No such file or directory\"\n"
+            )
+        );
         let credential = Source::credential("bloom", None);
         assert_eq!(credential.glance(), None);
         assert!(is_pending(&mut credential.changed_since(None)).await);
