@@ -616,13 +616,18 @@ async fn a_caller_ahead_of_a_reload_waits_for_it_whatever_the_old_identity_waits
     let deadline = time.now().boot + SECOND;
     let mut ahead = JoinSet::new();
     ahead.spawn(async move { reader.wait(SECOND_IDENTITY, &time, deadline).await });
+    let reader = rig.reader.clone();
+    let mut joined = JoinSet::new();
+    joined.spawn(async move { reader.settled(SECOND_IDENTITY, 1).await });
     let_all_run().await;
+    assert!(joined.try_join_next().is_none(), "an attempt of the old identity is not its attempt");
     assert!(ahead.try_join_next().is_none(), "the old one's next attempt is no concern of its");
     assert_eq!(rig.reader.no_token(SECOND_IDENTITY), NoToken::Pending { next: None });
     let next = task(SECOND_IDENTITY, &rig.provider, &rig.source, Policy::default());
     rig.handle.reconfigure(next).await.unwrap();
     rig.call().await.grant("other", HOUR);
     assert!(ahead.join_next().await.unwrap().unwrap().is_ok());
+    assert!(joined.join_next().await.unwrap().unwrap().is_ok());
 }
 
 #[tokio::test]
