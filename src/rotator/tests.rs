@@ -606,3 +606,50 @@ async fn an_idle_rotator_is_not_polled() {
     let_all_run().await;
     assert_eq!(*polls.lock().unwrap(), before);
 }
+
+#[tokio::test]
+async fn a_caller_ahead_of_a_reload_waits_for_it_whatever_the_old_identity_waits_for() {
+    let mut rig = Rig::new();
+    rig.call().await.fail(Schedule::Refusal);
+    rig.settled(1).await;
+    let (reader, time) = (rig.reader.clone(), rig.time.clone());
+    let deadline = time.now().boot + SECOND;
+    let mut ahead = JoinSet::new();
+    ahead.spawn(async move { reader.wait(SECOND_IDENTITY, &time, deadline).await });
+    let reader = rig.reader.clone();
+    let mut joined = JoinSet::new();
+    joined.spawn(async move { reader.settled(SECOND_IDENTITY, 1).await });
+    let_all_run().await;
+    assert!(joined.try_join_next().is_none(), "an attempt of the old identity is not its attempt");
+    assert!(ahead.try_join_next().is_none(), "the old one's next attempt is no concern of its");
+    assert_eq!(rig.reader.no_token(SECOND_IDENTITY), NoToken::Pending { next: None });
+    let next = task(SECOND_IDENTITY, &rig.provider, &rig.source, Policy::default());
+    rig.handle.reconfigure(next).await.unwrap();
+    rig.call().await.grant("other", HOUR);
+    assert!(ahead.join_next().await.unwrap().unwrap().is_ok());
+    assert!(joined.join_next().await.unwrap().unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn demands_that_change_nothing_wake_no_reader() {
+    let rig = Rig::serving().await;
+    let mut reader = rig.reader.clone();
+    let looks = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&looks);
+    let mut waiting = JoinSet::new();
+    waiting.spawn(async move {
+        reader
+            .attempts_until(|_| {
+                *count.lock().unwrap() += 1;
+                false
+            })
+            .await
+    });
+    let_all_run().await;
+    for _ in 0..10 {
+        let answer = rig.handle.demand(Demand::Rejected(Generation::from_u64(1))).await.unwrap();
+        assert_eq!(answer, Answer::Unneeded);
+        let_all_run().await;
+    }
+    assert_eq!(*looks.lock().unwrap(), 1);
+}
