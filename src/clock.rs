@@ -123,10 +123,7 @@ impl Clock for SystemClock {
     fn now(&self) -> Now {
         let boot = read(ClockId::CLOCK_BOOTTIME);
         let wall = read(ClockId::CLOCK_REALTIME);
-        Now {
-            boot: Timestamp(boot),
-            wall: WallTime(i64::try_from(wall.as_millis()).unwrap_or(i64::MAX)),
-        }
+        Now { boot: Timestamp(boot), wall: WallTime(i64::try_from(wall.as_millis()).unwrap_or(i64::MAX)) }
     }
 }
 
@@ -142,11 +139,20 @@ mod tests {
 
     #[test]
     fn arithmetic_saturates_at_both_ends() {
-        assert_eq!(Timestamp::from_boot(Duration::from_secs(1)) - Duration::from_secs(2), Timestamp::default());
-        assert_eq!((Timestamp::from_boot(Duration::MAX) + Duration::from_secs(1)).since_boot(), Duration::MAX);
+        assert_eq!(
+            Timestamp::from_boot(Duration::from_secs(1)) - Duration::from_secs(2),
+            Timestamp::default()
+        );
+        assert_eq!(
+            (Timestamp::from_boot(Duration::MAX) + Duration::from_secs(1)).since_boot(),
+            Duration::MAX
+        );
         assert_eq!((WallTime::from_unix_millis(i64::MAX) + Duration::MAX).unix_millis(), i64::MAX);
         assert_eq!(WallTime::from_unix_millis(5).since(WallTime::from_unix_millis(9)), Duration::ZERO);
-        assert_eq!(WallTime::from_unix_millis(i64::MIN).since(WallTime::from_unix_millis(i64::MAX)), Duration::ZERO);
+        assert_eq!(
+            WallTime::from_unix_millis(i64::MIN).since(WallTime::from_unix_millis(i64::MAX)),
+            Duration::ZERO
+        );
     }
 
     #[test]

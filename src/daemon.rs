@@ -186,7 +186,7 @@ impl Daemon {
             service: service::routes(&agent).map_err(|_| Fatal::Lost("reflection service"))?,
             book: Arc::clone(&book),
             clock: time.clone(),
-            observe: Arc::new(|socket| peer::observe(socket)),
+            observe: Arc::new(peer::observe),
             faults: Agent::faults(),
             patience: server::Patience::default(),
         };

@@ -67,3 +67,8 @@ pub mod store;
 pub mod timer;
 pub mod token;
 pub mod wiping;
+
+/// The README's Rust compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

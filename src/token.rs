@@ -28,7 +28,9 @@ impl ProfileName {
         let bytes = text.as_bytes();
         let tail = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-';
         match bytes.split_first() {
-            Some((first, rest)) if first.is_ascii_lowercase() && rest.len() <= 62 && rest.iter().all(tail) => {
+            Some((first, rest))
+                if first.is_ascii_lowercase() && rest.len() <= 62 && rest.iter().all(tail) =>
+            {
                 Ok(Self(text.into()))
             }
             _ => Err(NotAName),

@@ -2,8 +2,6 @@
 
 use std::{ffi::OsString, io, os::unix::process::CommandExt as _, process::Command, time::Duration};
 
-use tokio::time::Instant;
-
 use super::{
     Session,
     args::{ExecArgs, Format, TokenArgs},
@@ -105,7 +103,7 @@ async fn until(
     mut agent: Option<Agent>,
     patience: Duration,
 ) -> Result<Token, (Option<Agent>, Error)> {
-    let end = Instant::now() + patience;
+    let end = tokio::time::Instant::now() + patience;
     let mut pause = FIRST_PAUSE;
     loop {
         let connected = match agent.take() {
@@ -114,7 +112,9 @@ async fn until(
         };
         let error = match connected {
             Ok(connected) => {
-                let left = end.saturating_duration_since(Instant::now()).clamp(FIRST_PAUSE, LONGEST_CALL);
+                let left = end
+                    .saturating_duration_since(tokio::time::Instant::now())
+                    .clamp(FIRST_PAUSE, LONGEST_CALL);
                 match wish.ask(&connected, left).await {
                     Ok(token) => return Ok(token),
                     Err(error) => {
@@ -125,7 +125,7 @@ async fn until(
             }
             Err(error) => error,
         };
-        let left = end.saturating_duration_since(Instant::now());
+        let left = end.saturating_duration_since(tokio::time::Instant::now());
         if left.is_zero() || !matches!(Exit::from(&error), Exit::Unreachable | Exit::TryLater) {
             return Err((agent, error));
         }

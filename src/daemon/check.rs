@@ -12,7 +12,6 @@ use super::{
 use crate::{
     config::{Config, SecretSpec},
     names,
-    source::ReadSecret as _,
     token::ProfileName,
 };
 

@@ -5,9 +5,8 @@
 
 use std::{
     ffi::OsString,
-    fmt::Write as _,
     io::{self, Write},
-    os::unix::{fs::OpenOptionsExt as _, process::ExitStatusExt as _},
+    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::ExitStatus,
     sync::Arc,
@@ -19,7 +18,12 @@ use nix::{
     unistd::{Pid, geteuid},
 };
 use rand::{RngExt as _, distr::Alphanumeric};
-use tokio::{process::Command, sync::mpsc};
+use tokio::{
+    process::Command,
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+use zeroize::Zeroizing;
 
 use super::{
     Daemon, Fatal, Parts, Signal,
@@ -38,7 +42,9 @@ use crate::{
     metrics::Metrics,
     oauth2::Endpoint,
     refresh::schedule::DEV_FLOOR,
+    secret::Secret,
     server,
+    source::{ReadSecret, Reading, SourceFault, Stamp},
     store::{Identity, Reader},
     timer::KernelTime,
     token::Generation,
@@ -87,13 +93,14 @@ impl From<Fatal> for DevFault {
 pub fn dev(options: Options) -> Result<u8, DevFault> {
     let home = home()?;
     let socket = home.path().join("agent.sock");
-    let secret_file = home.path().join("client-secret");
     let secret = random_text(40);
-    write_secret(&secret_file, &secret)?;
 
     // Quiet: whoever runs it wants to read the output of their own program.
-    let log_config =
-        log::LogConfig { level: tracing::Level::WARN, audit: log::AuditLines::ByLevel, ..log::LogConfig::default() };
+    let log_config = log::LogConfig {
+        level: tracing::Level::WARN,
+        audit: log::AuditLines::ByLevel,
+        ..log::LogConfig::default()
+    };
     let log = log::init(log_config, Arc::new(SystemClock), log::stderr())
         .map_err(|why| RunFault::System { what: "no log", why: io::Error::other(why) })?;
     let panics = log::Panics::default();
@@ -104,14 +111,14 @@ pub fn dev(options: Options) -> Result<u8, DevFault> {
 
     let code = runtime()?.block_on(async {
         let client_id = random_text(20);
-        let mut issuer = IssuerOptions::new(options.dialect, client_id.clone(), secret);
+        let mut issuer = IssuerOptions::new(options.dialect, client_id.clone(), secret.clone());
         issuer.lifetime = options.lifetime;
         let (issuer, serve_issuer) = DevIssuer::bind(issuer).map_err(|why| DevFault::System {
             what: "open a port on the loopback for the issuer",
             why,
             remedy: "bring up the loopback interface (`ip link set lo up`) and start again",
         })?;
-        let config = dev_config(&issuer, options.dialect, &client_id, &secret_file)?;
+        let config = dev_config(&issuer, options.dialect, &client_id)?;
         let (time, wall_steps) =
             KernelTime::new().map_err(|why| RunFault::System { what: "no timer", why })?;
         let time = Arc::new(time);
@@ -123,6 +130,7 @@ pub fn dev(options: Options) -> Result<u8, DevFault> {
             wall_steps: Some(wall_steps),
             workshop: Arc::new(Workshop {
                 credentials: None,
+                secret: Some(Arc::new(InMemory(secret))),
                 pages: LockedPages::default(),
                 clock: time.clone(),
                 metrics: Arc::clone(&metrics),
@@ -194,29 +202,31 @@ fn random_text(length: usize) -> String {
     rand::rng().sample_iter(Alphanumeric).take(length).map(char::from).collect()
 }
 
-fn write_secret(path: &Path, secret: &str) -> Result<(), DevFault> {
-    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    file.and_then(|mut file| file.write_all(secret.as_bytes())).map_err(|why| DevFault::System {
-        what: "write the issuer's client secret",
-        why,
-        remedy: "free some space in the directory for temporary files",
-    })
+/// The issuer's own secret, which this process made up and nobody else needs.
+struct InMemory(String);
+
+impl ReadSecret for InMemory {
+    fn read(&self) -> Result<Reading, SourceFault> {
+        let secret =
+            Secret::parse(Zeroizing::new(self.0.clone().into_bytes())).map_err(|problem| SourceFault {
+                what: "the issuer's own secret was not read".to_owned(),
+                why: problem.to_string(),
+                remedy: "report it: it is a fault of the agent's own".to_owned(),
+            })?;
+        Ok(Reading { secret, stamp: Stamp::numbered(0) })
+    }
+
+    fn describe(&self) -> String {
+        "the issuer's own".to_owned()
+    }
 }
 
 /// The same config as a person would write it, but for its endpoint, which no text can name.
-fn dev_config(
-    issuer: &DevIssuer,
-    dialect: Dialect,
-    client_id: &str,
-    secret: &Path,
-) -> Result<Config, DevFault> {
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    let _ok = write!(
-        text,
+fn dev_config(issuer: &DevIssuer, dialect: Dialect, client_id: &str) -> Result<Config, DevFault> {
+    // No file of that name is ever read: `InMemory` stands in for it.
+    let text = format!(
         "[tokens.{PROFILE}]\nprovider = \"bloom\"\nenvironment = \"sandbox\"\nclient_id = \"{client_id}\"\n\
-         client_secret.file = {}\nscopes = [\"data-access:all\"]\n",
-        toml::Value::String(secret.display().to_string()),
+         client_secret.file = \"/in-memory\"\nscopes = [\"data-access:all\"]\n",
     );
     let source = SourceFile { name: "dev".into(), text, kind: Kind::Main };
     let lines = |problems: config::Problems| {
@@ -304,10 +314,12 @@ async fn run_command(options: &Options, socket: &Path) -> Result<ExitStatus, Dev
     unsafe {
         command.pre_exec(move || before.restore());
     }
-    let (listener, mut signals) = mpsc::channel(4);
-    let heard =
-        signals_of_the_kernel(listener).map_err(|why| RunFault::System { what: "no signals", why })?;
-    tokio::pin!(heard);
+    let kernel = |kind| signal(kind).map_err(|why| RunFault::System { what: "no signals", why });
+    let mut terminate = kernel(SignalKind::terminate())?;
+    let mut hangup = kernel(SignalKind::hangup())?;
+    // The terminal sends these to the command as well, so they are not passed on; and it is the command that decides.
+    let mut interrupt = kernel(SignalKind::interrupt())?;
+    let mut quit = kernel(SignalKind::quit())?;
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(why) => {
@@ -318,21 +330,18 @@ async fn run_command(options: &Options, socket: &Path) -> Result<ExitStatus, Dev
         }
     };
     loop {
-        tokio::select! {
+        let pass_on = tokio::select! {
             ended = child.wait() => {
                 return ended.map_err(|why| DevFault::System { what: "wait for the command", why, remedy: "start again" });
             }
-            () = &mut heard => return Err(Fatal::Lost("signals").into()),
-            Some(signal) = signals.recv() => {
-                let pass_on = match signal {
-                    Signal::Stop => UnixSignal::SIGTERM,
-                    Signal::Reload => UnixSignal::SIGHUP,
-                };
-                if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
-                    // It may have ended in this instant.
-                    let _ended = kill(Pid::from_raw(pid), pass_on);
-                }
-            }
+            Some(()) = terminate.recv() => UnixSignal::SIGTERM,
+            Some(()) = hangup.recv() => UnixSignal::SIGHUP,
+            Some(()) = interrupt.recv() => continue,
+            Some(()) = quit.recv() => continue,
+        };
+        if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+            // It may have ended in this instant.
+            let _ended = kill(Pid::from_raw(pid), pass_on);
         }
     }
 }

@@ -36,6 +36,8 @@ const MAX_CA_BYTES: usize = 1024 * 1024;
 pub struct Workshop {
     /// `$CREDENTIALS_DIRECTORY`, where systemd puts credentials.
     pub credentials: Option<PathBuf>,
+    /// A secret that stands in for every source: `dev`'s, which lies in no file.
+    pub secret: Option<Arc<dyn ReadSecret>>,
     /// Where tokens lie.
     pub pages: LockedPages,
     /// The time.
@@ -72,6 +74,7 @@ impl Workshop {
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), DroppedLines::default(), Panics::default());
         Self {
             credentials,
+            secret: None,
             pages: LockedPages::default(),
             clock: Arc::new(SystemClock),
             metrics,
@@ -80,10 +83,13 @@ impl Workshop {
     }
 
     /// Where a secret is read.
-    pub fn source(&self, spec: &SecretSpec) -> Source {
-        match spec {
-            SecretSpec::Credential(name) => Source::credential(name.as_ref(), self.credentials.clone()),
-            SecretSpec::File(path) => Source::file(path),
+    pub fn source(&self, spec: &SecretSpec) -> Arc<dyn ReadSecret> {
+        match (&self.secret, spec) {
+            (Some(secret), _) => Arc::clone(secret),
+            (None, SecretSpec::Credential(name)) => {
+                Arc::new(Source::credential(name.as_ref(), self.credentials.clone()))
+            }
+            (None, SecretSpec::File(path)) => Arc::new(Source::file(path)),
         }
     }
 
@@ -126,9 +132,8 @@ impl Workshop {
         transport: &Transport,
     ) -> Result<Provider, BuildProblem> {
         let http = client(transport)?;
-        let secret: Arc<dyn ReadSecret> = Arc::new(self.source(&profile.secret));
-        let next =
-            profile.next_secret.as_ref().map(|spec| Arc::new(self.source(spec)) as Arc<dyn ReadSecret>);
+        let secret = self.source(&profile.secret);
+        let next = profile.next_secret.as_ref().map(|spec| self.source(spec));
         let sources: Vec<_> = std::iter::once(&secret).chain(&next).map(Arc::clone).collect();
         let scope =
             if profile.require_scope { oauth2::ScopeRule::Require } else { oauth2::ScopeRule::Report };

@@ -103,6 +103,7 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
             wall_steps: Some(wall_steps),
             workshop: Arc::new(Workshop {
                 credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+                secret: None,
                 pages: LockedPages::default(),
                 clock: time,
                 metrics: Arc::clone(&metrics),

@@ -30,6 +30,12 @@ pub struct Tasks<T> {
     which: HashMap<Id, Which>,
 }
 
+impl<T: Send + 'static> Default for Tasks<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T: Send + 'static> Tasks<T> {
     /// No task yet.
     pub fn new() -> Self {

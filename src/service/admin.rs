@@ -6,7 +6,13 @@ use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
 use super::{Agent, Caller, ReloadFault, snapshot::Profile, status::Refusal, token::timestamp};
-use crate::{audit::AdminCall, metrics::{Method, Serving}, pb, refresh::Demand, store::Phase};
+use crate::{
+    audit::AdminCall,
+    metrics::{Method, Serving},
+    pb,
+    refresh::Demand,
+    store::Phase,
+};
 
 /// The service.
 pub struct Admin(pub(super) Arc<Agent>);

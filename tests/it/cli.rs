@@ -158,7 +158,7 @@ const ROWS: &[Row] = &[
         sentence: "a limit says to slow down",
         line: "token bloom",
         answers: |answers| {
-            answers.token = vec![Err(failure(Code::ResourceExhausted, "LIMIT", "too many", ""))]
+            answers.token = vec![Err(failure(Code::ResourceExhausted, "LIMIT", "too many", ""))];
         },
         code: 75,
         stdout: "",
@@ -176,7 +176,7 @@ const ROWS: &[Row] = &[
         sentence: "the agent's words cannot steer a terminal",
         line: "token bloom",
         answers: |answers| {
-            answers.token = vec![Err(failure(Code::Internal, "", "\u{1b}[2J\nfake: line", ""))]
+            answers.token = vec![Err(failure(Code::Internal, "", "\u{1b}[2J\nfake: line", ""))];
         },
         code: 70,
         stdout: "",
