@@ -4,4 +4,6 @@
 mod architecture;
 mod cli;
 mod fake_agent;
+mod host;
+mod programs;
 mod serving;

@@ -1,0 +1,332 @@
+//! A host of its own for tests of the shipped programs: an issuer behind TLS, a directory with config and secrets,
+//! `bloom-agent run` as a process, and callers of any uid.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{
+        Arc, Mutex,
+        mpsc::{Receiver, channel},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use bloom_agent::dev_issuer::{Control, DevIssuer, Dialect, Options};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{ServerConfig, pki_types::PrivateKeyDer},
+};
+
+/// The one client of the issuer.
+pub(crate) const CLIENT_ID: &str = "host-client";
+/// Long enough for anything on a busy machine; nothing waits for it to pass.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Whether the test can be other users. Says loudly when not.
+pub(crate) fn is_root(test: &str) -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("SKIPPED: {test} needs root, to be other users");
+    }
+    root
+}
+
+/// An issuer behind TLS, on a thread of its own.
+pub(crate) struct TlsIssuer {
+    pub(crate) control: Control,
+    pub(crate) token_url: String,
+    pub(crate) ca_pem: String,
+    thread: Option<JoinHandle<()>>,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+}
+
+impl TlsIssuer {
+    pub(crate) fn start(dialect: Dialect, secret: &str) -> Self {
+        let mut options = Options::new(dialect, CLIENT_ID, secret);
+        options.audiences = Vec::new();
+        let issuer = DevIssuer::new(options);
+        let control = issuer.control();
+        let certified =
+            rcgen::generate_simple_self_signed(["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+        let ca_pem = certified.cert.pem();
+        let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+        let config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![certified.cert.der().clone()], key)
+            .unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let token_url = format!("https://{}{}", listener.local_addr().unwrap(), dialect.token_path());
+        let (stop, mut stopped) = tokio::sync::oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                let acceptor = TlsAcceptor::from(Arc::new(config));
+                let mut connections = tokio::task::JoinSet::new();
+                loop {
+                    let accepted = tokio::select! {
+                        _ = &mut stopped => return,
+                        accepted = listener.accept() => accepted.unwrap().0,
+                    };
+                    let (acceptor, issuer) = (acceptor.clone(), issuer.clone());
+                    connections.spawn(async move {
+                        // A client that breaks the handshake off is one of the things that are tested.
+                        if let Ok(stream) = acceptor.accept(accepted).await {
+                            issuer.serve_connection(stream).await;
+                        }
+                    });
+                }
+            });
+        });
+        Self { control, token_url, ca_pem, thread: Some(thread), stop: Some(stop) }
+    }
+}
+
+impl Drop for TlsIssuer {
+    fn drop(&mut self) {
+        self.control.stop();
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ended = thread.join();
+        }
+    }
+}
+
+/// The directory and the issuer. Every uid may enter the directory; what is in it has modes of its own.
+pub(crate) struct Host {
+    pub(crate) issuer: TlsIssuer,
+    directory: TempDir,
+}
+
+impl Host {
+    pub(crate) fn new(secret: &str) -> Self {
+        let directory = tempfile::Builder::new().prefix("bloom-agent-it-").tempdir().unwrap();
+        let host = Self { issuer: TlsIssuer::start(Dialect::Hydra, secret), directory };
+        host.chmod(".", 0o755);
+        host.write("ca.pem", &host.issuer.ca_pem.clone(), 0o644);
+        host.write("secret", secret, 0o600);
+        host
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Writes a file with exactly this mode, whatever the umask.
+    pub(crate) fn write(&self, name: &str, text: &str, mode: u32) {
+        fs::write(self.path(name), text).unwrap();
+        self.chmod(name, mode);
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "a directory of the test's own")]
+    pub(crate) fn chmod(&self, name: &str, mode: u32) {
+        fs::set_permissions(self.path(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// `[agent]` with the socket in the directory and further lines.
+    pub(crate) fn agent_table(&self, lines: &str) -> String {
+        // The packaged group is root's default, and need not exist on a machine that only runs the tests.
+        let has_group = !nix::unistd::geteuid().is_root() || lines.contains("socket_group");
+        let lines = if has_group { lines.to_owned() } else { format!("socket_group = \"root\"\n{lines}") };
+        format!(
+            "[agent]\nsocket = {:?}\nca_file = {:?}\n{lines}\n",
+            self.path("agent.sock"),
+            self.path("ca.pem")
+        )
+    }
+
+    /// `[tokens.NAME]` at the issuer, with the secret of the file `secret` and further lines.
+    pub(crate) fn profile(&self, name: &str, lines: &str) -> String {
+        format!(
+            "[tokens.{name}]\nprovider = \"oauth2\"\ntoken_url = {:?}\nclient_id = \"{CLIENT_ID}\"\n\
+             client_secret.file = {:?}\n{lines}\n",
+            self.issuer.token_url,
+            self.path("secret")
+        )
+    }
+
+    /// Writes the config.
+    pub(crate) fn config(&self, text: &str) {
+        self.write("config.toml", text, 0o644);
+    }
+
+    /// A copy of a shipped program that every uid may run: the build directory may be closed to them.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        let built = match name {
+            "bloom-agent" => env!("CARGO_BIN_EXE_bloom-agent"),
+            "bloom-agent-cli" => env!("CARGO_BIN_EXE_bloom-agent-cli"),
+            other => panic!("no program {other}"),
+        };
+        let copy = self.path(name);
+        if !copy.exists() {
+            fs::copy(built, &copy).unwrap();
+            self.chmod(name, 0o755);
+        }
+        copy
+    }
+
+    /// Starts `bloom-agent run` and waits until it serves.
+    pub(crate) fn run(&self) -> Agent {
+        let agent = self.start();
+        agent.wait_for_log("serving");
+        agent
+    }
+
+    /// Starts `bloom-agent run`, as the test's own user.
+    pub(crate) fn start(&self) -> Agent {
+        let mut command = Command::new(self.program("bloom-agent"));
+        command.arg("run").arg("--config").arg(self.path("config.toml"));
+        Agent::spawn(command)
+    }
+
+    /// `bloom-agent-cli ARGS` as a user, on the host's socket.
+    pub(crate) fn cli_as(&self, user: &User, arguments: &[&str]) -> Output {
+        let mut command = user.command(&self.program("bloom-agent-cli"));
+        command.arg("--socket").arg(self.path("agent.sock")).args(arguments).output().unwrap()
+    }
+
+    /// The same as the test's own user.
+    pub(crate) fn cli(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(self.program("bloom-agent-cli"));
+        command.arg("--socket").arg(self.path("agent.sock")).args(arguments).output().unwrap()
+    }
+}
+
+/// Whom a caller is: ids that need not exist on the machine.
+#[derive(Clone, Debug)]
+pub(crate) struct User {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) groups: Vec<u32>,
+}
+
+impl User {
+    pub(crate) fn new(uid: u32, gid: u32, groups: &[u32]) -> Self {
+        Self { uid, gid, groups: groups.to_vec() }
+    }
+
+    /// A command in the user's name. setpriv(1) sets supplementary groups, which std's Command cannot.
+    pub(crate) fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new("setpriv");
+        command.arg(format!("--reuid={}", self.uid)).arg(format!("--regid={}", self.gid));
+        if self.groups.is_empty() {
+            command.arg("--clear-groups");
+        } else {
+            let groups: Vec<_> = self.groups.iter().map(ToString::to_string).collect();
+            command.arg(format!("--groups={}", groups.join(",")));
+        }
+        command.arg("--").arg(program);
+        command
+    }
+}
+
+/// A running program, its output collected. Dropping it kills it.
+pub(crate) struct Agent {
+    child: Child,
+    log: Arc<Mutex<String>>,
+    lines: Mutex<Receiver<String>>,
+    out: Option<JoinHandle<String>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Agent {
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let mut child = command.spawn().unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (sender, lines) = channel();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let collected = Arc::clone(&log);
+        let reader = std::thread::spawn(move || {
+            for line in stderr.lines() {
+                let line = line.unwrap();
+                collected.lock().unwrap().push_str(&format!("{line}\n"));
+                // Nobody may be waiting any more.
+                let _unheard = sender.send(line);
+            }
+        });
+        let mut stdout = child.stdout.take().unwrap();
+        let out = std::thread::spawn(move || {
+            let mut text = Vec::new();
+            stdout.read_to_end(&mut text).unwrap();
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        Self { child, log, lines: Mutex::new(lines), out: Some(out), reader: Some(reader) }
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap())
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    /// All that it has written to stderr so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits for a line of stderr, not waited for before, that holds `text`; returns it.
+    pub(crate) fn wait_for_log(&self, text: &str) -> String {
+        let lines = self.lines.lock().unwrap();
+        loop {
+            match lines.recv_timeout(PATIENCE) {
+                Ok(line) if line.contains(text) => return line,
+                Ok(_) => {}
+                Err(error) => panic!("no line with {text:?} ({error}); it wrote:\n{}", self.log()),
+            }
+        }
+    }
+
+    /// Tells it to stop and waits for the end; returns the status and all of stdout.
+    pub(crate) fn stop(mut self) -> (ExitStatus, String, String) {
+        self.signal(Signal::SIGTERM);
+        self.wait()
+    }
+
+    /// Waits for the end; returns the status, stdout and stderr.
+    pub(crate) fn wait(&mut self) -> (ExitStatus, String, String) {
+        let status = self.child.wait().unwrap();
+        let out = self.out.take().unwrap().join().unwrap();
+        self.reader.take().unwrap().join().unwrap();
+        (status, out, self.log())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+/// What a program printed, for an assertion's message.
+pub(crate) fn shown(output: &Output) -> String {
+    format!(
+        "{}\nstdout: {}\nstderr: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// Runs a program with something on its standard input.
+pub(crate) fn with_input(mut command: Command, input: impl AsRef<OsStr>) -> Output {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_ref().as_encoded_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}

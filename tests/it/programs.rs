@@ -1,0 +1,21 @@
+//! The shipped programs, as an operator starts them.
+
+use nix::sys::signal::Signal;
+
+use crate::host::{Host, shown};
+
+#[test]
+fn run_serves_a_token_over_tls_and_ends_with_0_when_told() {
+    let host = Host::new("s3cret");
+    host.config(&(host.agent_table("") + &host.profile("bloom", "")));
+    let agent = host.run();
+    let output = host.cli(&["token", "bloom"]);
+    assert!(output.status.success(), "{}\n{}", shown(&output), agent.log());
+    assert!(host.issuer.control.is_live(String::from_utf8_lossy(&output.stdout).trim()));
+    agent.signal(Signal::SIGHUP);
+    agent.wait_for_log("reloaded");
+    let (status, out, log) = agent.stop();
+    assert_eq!((status.code(), out.as_str()), (Some(0), ""), "{log}");
+    assert!(!host.path("agent.sock").exists(), "the socket is left behind");
+    assert_eq!(host.issuer.control.request_count(), 1);
+}
