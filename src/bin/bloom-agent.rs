@@ -154,15 +154,22 @@ struct Problem {
 
 impl From<RunFault> for Problem {
     fn from(fault: RunFault) -> Self {
-        let exit = match &fault {
-            RunFault::Daemon(Fatal::Config(_)) => Exit::Config,
-            RunFault::Daemon(Fatal::Lost(_)) => Exit::Internal,
+        match fault {
+            RunFault::Daemon(Fatal::Config(faults)) => {
+                let count = faults.len();
+                let what = format!("the config has {count} fault{}", if count == 1 { "" } else { "s" });
+                let text = format!(
+                    "{what}\n{}\nnothing is served; mend it, and try it with `bloom-agent check`",
+                    faults.join("\n")
+                );
+                Self { exit: Exit::Config, text }
+            }
+            RunFault::Daemon(Fatal::Lost(_)) => Self { exit: Exit::Internal, text: fault.to_string() },
             RunFault::Daemon(Fatal::System { .. })
             | RunFault::Bind(_)
             | RunFault::Group { .. }
-            | RunFault::System { .. } => Exit::System,
-        };
-        Self { exit, text: fault.to_string() }
+            | RunFault::System { .. } => Self { exit: Exit::System, text: fault.to_string() },
+        }
     }
 }
 

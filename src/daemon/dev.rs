@@ -109,7 +109,8 @@ pub fn dev(options: Options) -> Result<u8, DevFault> {
     let bound =
         server::bind(server::Address { path: &socket, mode: 0o600, group: None }).map_err(RunFault::from)?;
 
-    let code = runtime()?.block_on(async {
+    let runtime = runtime()?;
+    let code = runtime.block_on(async {
         let client_id = random_text(20);
         let mut issuer = IssuerOptions::new(options.dialect, client_id.clone(), secret.clone());
         issuer.lifetime = options.lifetime;
@@ -178,6 +179,7 @@ pub fn dev(options: Options) -> Result<u8, DevFault> {
         Ok(exit_status(status))
     });
     drop(bound.place);
+    runtime.shutdown_background();
     code
 }
 

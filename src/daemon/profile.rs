@@ -93,10 +93,14 @@ impl Workshop {
         }
     }
 
-    /// What the agent must do without on this host, in words.
+    /// What the agent must do without on this host, in words; the gauges say the same.
     pub fn degraded(&self) -> Vec<String> {
-        let swapped = "tokens may be swapped to disk: their pages could not be locked; raise LimitMEMLOCK=";
-        self.pages.is_degraded().then(|| swapped.to_owned()).into_iter().collect()
+        if !self.pages.is_degraded() {
+            self.metrics.restore("mlock");
+            return Vec::new();
+        }
+        self.metrics.degrade("mlock");
+        vec!["tokens may be swapped to disk: their pages could not be locked; raise LimitMEMLOCK=".to_owned()]
     }
 
     /// Makes the parts of a profile, or keeps those of `before` where they would be the same, so that what they remember

@@ -3,7 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use nix::unistd::{Uid, geteuid};
@@ -13,11 +13,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{
-    Daemon, Fatal, Parts, Signal,
-    load::{self, Loaded},
-    profile::Workshop,
-};
+use super::{Daemon, Fatal, Parts, Signal, load, profile::Workshop};
 use crate::{
     clock::SystemClock,
     config::{self, AgentConfig},
@@ -69,7 +65,8 @@ pub enum RunFault {
 /// Runs the agent until it is told to stop.
 pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
     degraded.extend(hardening::no_new_privileges().err());
-    let Loaded { config, warnings: _ } = load::from_files(path).map_err(Fatal::Config)?;
+    let loaded = load::from_files(path).map_err(Fatal::Config)?;
+    let config = loaded.config.clone();
     let log = log::init(load::log_config(&config.log), Arc::new(SystemClock), log::stderr())
         .map_err(|why| RunFault::System { what: "no log", why: io::Error::other(why) })?;
     let log = Arc::new(log);
@@ -77,7 +74,6 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
     log::install_panic_hook(panics.clone());
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), log.dropped(), panics);
 
-    // Before there is a second thread: binding sets the umask, which is the process's.
     let group = socket_group(&config.agent)?;
     let mode = config.agent.socket_mode;
     let bound = server::bind(server::Address { path: &config.agent.socket, mode, group })?;
@@ -88,16 +84,23 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
     let socket = config.agent.socket.clone();
     let path = PathBuf::from(path);
     let degraded = degraded.iter().map(ToString::to_string).collect();
-    runtime()?.block_on(async move {
+    // What the socket was bound by is what is put in force first; a reload reads anew.
+    let first = Mutex::new(Some(loaded));
+    let read = move || {
+        let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        first.map_or_else(|| load::from_files(&path), Ok)
+    };
+    let runtime = runtime()?;
+    let ended = runtime.block_on(async move {
         let (time, wall_steps) =
             KernelTime::new().map_err(|why| RunFault::System { what: "no timer", why })?;
         let time = Arc::new(time);
-        let (listener, signals) = mpsc::channel(4);
+        let (listener, mut signals) = mpsc::channel(4);
         // Before anything is served: a SIGTERM must never find the default action.
         let heard =
             signals_of_the_kernel(listener).map_err(|why| RunFault::System { what: "no signals", why })?;
-        let daemon = Daemon::start(Parts {
-            read: Arc::new(move || load::from_files(&path)),
+        let parts = Parts {
+            read: Arc::new(read),
             listener: bound.listener,
             time: time.clone(),
             wall_steps: Some(wall_steps),
@@ -113,17 +116,27 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
             metrics,
             own_uid: geteuid().as_raw(),
             degraded,
-        })
-        .await?;
-        tracing::info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "serving");
+        };
+        let served = async move {
+            let daemon = tokio::select! {
+                // A name service that hangs is no reason not to end when told.
+                Some(Signal::Stop) = signals.recv() => return Ok(()),
+                started = Daemon::start(parts) => started?,
+            };
+            tracing::info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "serving");
+            daemon.run(signals).await?;
+            tracing::info!("stopped");
+            Ok(())
+        };
         tokio::select! {
-            ended = daemon.run(signals) => ended?,
-            () = heard => return Err(Fatal::Lost("signals").into()),
+            ended = served => ended,
+            () = heard => Err(Fatal::Lost("signals").into()),
         }
-        tracing::info!("stopped");
-        drop(bound.place);
-        Ok(())
-    })
+    });
+    drop(bound.place);
+    // What hangs in a name service or a file system cannot be waited for.
+    runtime.shutdown_background();
+    ended
 }
 
 /// One thread for all that serves: with two cores or fewer a second one gains nothing, and nothing here computes for long.

@@ -143,11 +143,8 @@ impl Admin {
         } else {
             agent.metrics.restore("descriptors");
         }
-        if agent.control.degraded().is_empty() {
-            agent.metrics.restore("host");
-        } else {
-            agent.metrics.degrade("host");
-        }
+        // Asking sets the gauges of what may come and go.
+        let _words = agent.control.degraded();
         Ok(pb::GetMetricsResponse { text: agent.metrics.text() })
     }
 }

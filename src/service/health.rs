@@ -102,7 +102,7 @@ async fn token_changes(reader: Option<crate::store::Reader>) {
     match reader {
         Some(mut reader) => {
             if reader.rotated().await == Err(Closed) {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         }
         None => std::future::pending().await,
