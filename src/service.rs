@@ -35,6 +35,10 @@ use status::Refusal;
 /// The longest that any unary call waits; the deadline of a caller who sets none.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
+/// The longest request message, in bytes. A request is a name and two numbers; tonic's default of 4 MiB, times the calls
+/// that a uid may have open, is more memory than any host has.
+const MAX_REQUEST: usize = 4 * 1024;
+
 /// A stream of replies.
 pub(crate) type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -44,9 +48,10 @@ pub trait Control: Send + Sync {
     /// Reads the config again, all or nothing.
     async fn reload(&self) -> Result<Reloaded, ReloadFault>;
 
-    /// Looks up the users and groups of the rules again, unless that was done less than 10 s ago. Returns when a version of
-    /// the config that has them is in force; after 2 s at the latest, whatever the directory service does.
-    async fn look_names_up(&self);
+    /// Looks up the users and groups of the rules again, unless that was done less than 10 s ago; joins a look-up that is
+    /// under way. Returns when a version of the config that has them is in force; after `patience`, and after 2 s, at the
+    /// latest, whatever the directory service does.
+    async fn look_names_up(&self, patience: Duration);
 
     /// A denial was audited: its repetitions are counted, and somebody has to see to it that the count is told.
     fn denial_noted(&self);
@@ -139,13 +144,16 @@ pub fn routes(agent: &Arc<Agent>) -> Result<Routes, tonic_reflection::server::Er
             .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
+    let tokens = pb::token_service_server::TokenServiceServer::new(token::Tokens(Arc::clone(agent)));
+    let admin = pb::admin_service_server::AdminServiceServer::new(admin::Admin(Arc::clone(agent)));
+    let health = tonic_health::pb::health_server::HealthServer::new(health::Health(Arc::clone(agent)));
     let mut routes = Routes::builder();
     routes
-        .add_service(pb::token_service_server::TokenServiceServer::new(token::Tokens(Arc::clone(agent))))
-        .add_service(pb::admin_service_server::AdminServiceServer::new(admin::Admin(Arc::clone(agent))))
-        .add_service(tonic_health::pb::health_server::HealthServer::new(health::Health(Arc::clone(agent))))
-        .add_service(described().build_v1()?)
-        .add_service(described().build_v1alpha()?);
+        .add_service(tokens.max_decoding_message_size(MAX_REQUEST))
+        .add_service(admin.max_decoding_message_size(MAX_REQUEST))
+        .add_service(health.max_decoding_message_size(MAX_REQUEST))
+        .add_service(described().build_v1()?.max_decoding_message_size(MAX_REQUEST))
+        .add_service(described().build_v1alpha()?.max_decoding_message_size(MAX_REQUEST));
     Ok(routes.routes().prepare())
 }
 

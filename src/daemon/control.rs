@@ -1,20 +1,17 @@
 //! How the handlers reach the daemon: a request into its loop, and an answer back.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot, watch},
     time::timeout,
 };
 
 use crate::{
-    clock::Clock,
+    clock::{Clock, Timestamp},
     service::{self, ReloadFault, Reloaded},
 };
 
@@ -28,38 +25,53 @@ const LOOK_UP_WAIT: Duration = Duration::from_secs(2);
 pub enum Asked {
     /// Reload, and say what it did.
     Reload(oneshot::Sender<Result<Reloaded, ReloadFault>>),
-    /// Look the names up again; answered when the config in force has them.
-    LookNamesUp(oneshot::Sender<()>),
+    /// Look the names up again; [`LookUps`] tells when the config in force has them.
+    LookNamesUp,
 }
+
+/// Look-ups that are done, told by the daemon's loop.
+pub type LookUps = watch::Receiver<u64>;
 
 /// The handlers' end.
 pub struct Control {
     asked: mpsc::Sender<Asked>,
     clock: Arc<dyn Clock>,
-    /// Milliseconds since boot of the last look-up that was asked for, plus one; 0 before the first.
-    looked_up: AtomicU64,
+    look_ups: LookUps,
+    last: Mutex<LastLookUp>,
     denied: Arc<Notify>,
     degraded: Box<dyn Fn() -> Vec<String> + Send + Sync>,
 }
 
+/// The look-up that was asked for last.
+#[derive(Default)]
+struct LastLookUp {
+    at: Option<Timestamp>,
+    /// It is done when as many are.
+    number: u64,
+}
+
 impl Control {
-    /// A control that asks through `asked`.
+    /// A control that asks through `asked` and hears of look-ups through `look_ups`.
     pub fn new(
         asked: mpsc::Sender<Asked>,
+        look_ups: LookUps,
         clock: Arc<dyn Clock>,
         denied: Arc<Notify>,
         degraded: Box<dyn Fn() -> Vec<String> + Send + Sync>,
     ) -> Self {
-        Self { asked, clock, looked_up: AtomicU64::new(0), denied, degraded }
+        Self { asked, clock, look_ups, last: Mutex::default(), denied, degraded }
     }
 
-    /// Whether a look-up is due; if so, the next is due [`LOOK_UP_EVERY`] later.
-    fn look_up_is_due(&self) -> bool {
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let now = millis(self.clock.now().boot.since_boot()).saturating_add(1);
-        let every = millis(LOOK_UP_EVERY);
-        let due = |last: u64| (last == 0 || now.saturating_sub(last) >= every).then_some(now);
-        self.looked_up.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok()
+    /// The number of the look-up to wait for; asks for one if it is due.
+    fn look_up(&self) -> u64 {
+        let now = self.clock.now().boot;
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = last.at.is_none_or(|at| now.since(at) >= LOOK_UP_EVERY);
+        // One that is under way is joined, however old; a loop that is too busy to be asked is asked by the next caller.
+        if is_due && *self.look_ups.borrow() >= last.number && self.asked.try_send(Asked::LookNamesUp).is_ok() {
+            *last = LastLookUp { at: Some(now), number: last.number + 1 };
+        }
+        last.number
     }
 }
 
@@ -71,15 +83,11 @@ impl service::Control for Control {
         answered.await.unwrap_or(Err(ReloadFault::Stopping))
     }
 
-    async fn look_names_up(&self) {
-        if !self.look_up_is_due() {
-            return;
-        }
-        let (answer, answered) = oneshot::channel();
-        // A daemon that is gone, or a look-up that takes too long, leaves the caller refused, as it was.
-        if self.asked.send(Asked::LookNamesUp(answer)).await.is_ok() {
-            let _answered = timeout(LOOK_UP_WAIT, answered).await;
-        }
+    async fn look_names_up(&self, patience: Duration) {
+        let number = self.look_up();
+        let mut look_ups = self.look_ups.clone();
+        // A look-up that takes too long leaves the caller refused, as it was; so does a daemon that is gone.
+        let _done = timeout(patience.min(LOOK_UP_WAIT), look_ups.wait_for(|done| *done >= number)).await;
     }
 
     fn denial_noted(&self) {
@@ -93,8 +101,6 @@ impl service::Control for Control {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
     use crate::clock::{Now, Timestamp};
 
@@ -107,14 +113,27 @@ mod tests {
     }
 
     #[test]
-    fn names_are_looked_up_at_most_once_in_ten_seconds_whoever_is_refused() {
+    fn names_are_looked_up_at_most_once_in_ten_seconds_and_one_at_a_time_whoever_is_refused() {
         let clock = Arc::new(SetClock(Mutex::new(Timestamp::default())));
-        let control = Control::new(mpsc::channel(1).0, clock.clone(), Arc::default(), Box::new(Vec::new));
-        for (millis, due) in
-            [(0, true), (0, false), (9_999, false), (10_000, true), (10_001, false), (60_000, true)]
-        {
+        let (asked, mut requests) = mpsc::channel(1);
+        let (done, look_ups) = watch::channel(0);
+        let control = Control::new(asked, look_ups, clock.clone(), Arc::default(), Box::new(Vec::new));
+        let steps = [
+            // Milliseconds since the start, look-ups done by then, the one that a refused caller waits for.
+            (0, 0, 1),
+            (0, 0, 1),
+            (9_999, 1, 1),
+            (10_000, 1, 2),
+            (25_000, 1, 2),
+            (25_000, 2, 3),
+        ];
+        let mut asked_for = 0;
+        for (millis, finished, number) in steps {
             *clock.0.lock().unwrap() = Timestamp::from_boot(Duration::from_millis(millis));
-            assert_eq!(control.look_up_is_due(), due, "{millis} ms");
+            done.send_replace(finished);
+            assert_eq!(control.look_up(), number, "{millis} ms");
+            asked_for += u64::from(requests.try_recv().is_ok());
+            assert_eq!(asked_for, number, "{millis} ms");
         }
     }
 }

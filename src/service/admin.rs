@@ -57,23 +57,25 @@ impl Admin {
     async fn refresh(&self, request: &Request<pb::RefreshTokenRequest>) -> Result<pb::TokenStatus, Refusal> {
         let agent = &self.0;
         let caller = Caller::of(request)?;
+        let asked = request.get_ref().name.as_str();
+        let known = agent.snapshot().profiles.get(asked).map(|profile| profile.name.clone());
+        agent.admit_admin(&caller, AdminCall::RefreshToken, known.as_ref()).await?;
         let snapshot = agent.snapshot();
-        let known = snapshot.profiles.get(request.get_ref().name.as_str()).map(|profile| &profile.name);
-        agent.admit_admin(&caller, AdminCall::RefreshToken, known).await?;
-        let profile = snapshot
-            .profiles
-            .get(request.get_ref().name.as_str())
-            .ok_or_else(|| Refusal::UnknownProfile(snapshot.profiles.keys().cloned().collect()))?;
+        let unknown = || Refusal::UnknownProfile(snapshot.profiles.keys().cloned().collect());
+        let profile = snapshot.profiles.get(asked).ok_or_else(unknown)?;
+        let deadline = agent.clock.now().boot + caller.patience;
         let settled = tokio::select! {
-            settled = timeout(caller.patience, profile.settle(Demand::Operator)) => settled.is_ok(),
+            settled = timeout(caller.patience, profile.settle(Demand::Operator, deadline)) => settled.is_ok(),
             () = agent.until_draining() => return Err(Refusal::ShuttingDown),
         };
+        if !settled {
+            return Err(Refusal::Pending { retry: Duration::from_secs(1) });
+        }
         match profile.reader.attempts().last_failure {
             Some(failure) => {
                 let retry = next_attempt(agent, profile);
                 Err(Refusal::Failed { kind: failure.0.kind, retry, detail: Some(failure.0.text.clone()) })
             }
-            None if !settled => Err(Refusal::Pending { retry: Duration::from_secs(1) }),
             None => Ok(agent.state(profile)),
         }
     }
@@ -84,7 +86,13 @@ impl Admin {
     ) -> Result<pb::ReloadResponse, Refusal> {
         let caller = Caller::of(request)?;
         self.0.admit_admin(&caller, AdminCall::Reload, None).await?;
-        match self.0.control.reload().await {
+        let reloaded = tokio::select! {
+            reloaded = timeout(caller.patience, self.0.control.reload()) => {
+                reloaded.map_err(|_| Refusal::Pending { retry: Duration::from_secs(1) })?
+            }
+            () = self.0.until_draining() => return Err(Refusal::ShuttingDown),
+        };
+        match reloaded {
             Ok(done) => Ok(pb::ReloadResponse {
                 added: done.added,
                 replaced: done.replaced,

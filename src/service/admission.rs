@@ -63,7 +63,7 @@ impl Agent {
         let peer = caller.connection.peer();
         let mut judged = judge(&self.snapshot(), peer, verb, name);
         if matches!(judged, Err(Refusal::NotAllowed { .. })) {
-            self.control.look_names_up().await;
+            self.control.look_names_up(caller.patience).await;
             judged = judge(&self.snapshot(), peer, verb, name);
         }
         if matches!(judged, Err(Refusal::NotAllowed { .. })) {
@@ -82,7 +82,7 @@ impl Agent {
         let peer = caller.connection.peer();
         let mut decision = self.snapshot().access.admin(peer);
         if decision == Decision::Deny {
-            self.control.look_names_up().await;
+            self.control.look_names_up(caller.patience).await;
             decision = self.snapshot().access.admin(peer);
         }
         match decision {

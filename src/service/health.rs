@@ -48,11 +48,17 @@ impl Health {
         let service = request.get_ref().service.as_str();
         let mut status = self.0.health(&self.0.snapshot(), &caller.connection, service);
         if status == ServingStatus::ServiceUnknown {
-            self.0.control.look_names_up().await;
+            self.0.control.look_names_up(caller.patience).await;
             status = self.0.health(&self.0.snapshot(), &caller.connection, service);
         }
         match status {
-            ServingStatus::ServiceUnknown => Err(Refusal::UnknownProfile(Vec::new())),
+            ServingStatus::ServiceUnknown => {
+                let peer = caller.connection.peer();
+                if !self.0.snapshot().access.may_use_every(peer) {
+                    self.0.note_denial(peer, Verb::Health, service);
+                }
+                Err(Refusal::UnknownProfile(Vec::new()))
+            }
             status => Ok(status),
         }
     }

@@ -107,7 +107,7 @@ impl Refusal {
             Self::UnknownProfile(_) => "there is no such profile".to_owned(),
             Self::ProfileGone => "the profile is no longer configured".to_owned(),
             Self::BadField { field, right } => format!("{field} is wrong: {right}"),
-            Self::Pending { .. } => "the first token is still being fetched".to_owned(),
+            Self::Pending { .. } => "it is still under way: no token yet, and no failure".to_owned(),
             Self::Failed { kind, detail, .. } => {
                 let text = match kind {
                     Kind::Unreachable => "no valid token: the provider cannot be reached",

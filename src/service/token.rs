@@ -85,7 +85,7 @@ impl Tokens {
                 // Valid, but for less: one refresh, then whatever is there. No error while a token is valid.
                 demanded = true;
                 tokio::select! {
-                    _ = profile.settle(Demand::MinValidity(wanted)) => {}
+                    _ = profile.settle(Demand::MinValidity(wanted), deadline) => {}
                     () = agent.until_draining() => {}
                     () = &mut give_up => {}
                 }
@@ -150,6 +150,11 @@ impl Tokens {
                     let now = agent.clock.now().boot;
                     let token = reader.current_and_mark(profile.identity, now);
                     if let Some(token) = token.filter(|token| Some(token.generation) != last) {
+                        // A token published after a swap is seen together with the swap: what was decided before it is
+                        // no ground to give this one away.
+                        if config.has_changed().unwrap_or(true) {
+                            break;
+                        }
                         last = Some(token.generation);
                         agent.granted(&connection, &admitted, Verb::Watch, &token);
                         yield Ok(pb::WatchTokenResponse { token: Some(message(&token)) });
@@ -159,6 +164,9 @@ impl Tokens {
                         }
                     }
                     tokio::select! {
+                        // First what may take the permission away: a rotation seen at the same moment is of the new
+                        // version's making, or not for this caller.
+                        biased;
                         _ = phase.changed() => break,
                         _ = config.changed() => break,
                         rotated = reader.rotated() => if rotated == Err(Closed) {
@@ -197,8 +205,9 @@ impl Tokens {
         let profile = &admitted.profile;
         let reported = Generation::from_u64(asked.generation);
         agent.audit.reported(caller.connection.peer(), &profile.name, reported, admitted.rule.as_str());
+        let deadline = agent.clock.now().boot + caller.patience;
         let settled = tokio::select! {
-            settled = timeout(caller.patience, profile.settle(Demand::Rejected(reported))) => settled.unwrap_or(Ok(())),
+            settled = timeout(caller.patience, profile.settle(Demand::Rejected(reported), deadline)) => settled.unwrap_or(Ok(())),
             () = agent.until_draining() => Ok(()),
         };
         if let Err(retry) = settled {
@@ -219,10 +228,11 @@ impl Tokens {
 }
 
 impl Profile {
-    /// Asks the rotator for a refresh, and waits until the attempt that it led to, if any, is settled. The error is the
-    /// moment at which the budget of such refreshes has something left.
-    pub(super) async fn settle(&self, demand: Demand) -> Result<(), Timestamp> {
+    /// Asks the rotator for a refresh, and waits until the attempt that it led to, if any, is settled; not for one that
+    /// only starts after `deadline`. The error is the moment at which the budget of such refreshes has something left.
+    pub(super) async fn settle(&self, demand: Demand, deadline: Timestamp) -> Result<(), Timestamp> {
         match self.rotator.demand(demand).await {
+            Ok(Answer::Joined { starts, .. }) if starts > deadline => Ok(()),
             Ok(Answer::Joined { attempt, .. }) => {
                 // Whatever ended the wait, the caller reads what is there now.
                 let _left = self.reader.settled(self.identity, attempt).await;
