@@ -3,5 +3,10 @@
 
 mod architecture;
 mod cli;
+mod crowds;
 mod fake_agent;
+mod outage;
+mod requests;
+mod secrets;
 mod serving;
+mod support;
