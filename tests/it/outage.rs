@@ -88,8 +88,10 @@ async fn a_retry_after_is_what_callers_are_told_and_what_the_agent_keeps_to() {
     assert_eq!(refusal(&status).0, Code::Unavailable);
     assert!(retry_delay(&status) >= Duration::from_secs(1800), "{:?}", retry_delay(&status));
     let before = agent.issuer.request_count();
-    agent.time.advance(Duration::from_secs(1799));
+    // As near as it can be without being near enough to wait for.
+    agent.time.advance(Duration::from_secs(1769));
     assert!(client.get(BLOOM).await.is_err());
+    assert!(agent.next_attempt(BLOOM).await.since(agent.time.now().boot) >= Duration::from_secs(31));
     assert_eq!(agent.issuer.request_count(), before);
     agent.issuer.set_rule(None);
     agent.pass_an_attempt(BLOOM).await;

@@ -17,7 +17,7 @@ pub(crate) fn skipped_without_root(test: &str) -> bool {
 
 /// Connects as another user, on a thread that ends with it. Needs root.
 #[allow(unsafe_code, reason = "glibc's wrappers would change every thread; the system calls change this one")]
-pub(crate) fn connect_as(path: &Path, uid: u32, gid: u32, groups: &[u32]) -> UnixStream {
+fn connect_as(path: &Path, uid: u32, gid: u32, groups: &[u32]) -> UnixStream {
     let connect = || {
         // SAFETY: the pointer is `groups.len()` readable gid_t; the others take numbers only.
         let answers = unsafe {

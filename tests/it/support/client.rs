@@ -19,7 +19,8 @@ use tokio::net::UnixStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status, body::Body};
 use tonic_health::pb::{
-    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_client::HealthClient,
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
+    health_client::HealthClient,
 };
 use tonic_types::StatusExt as _;
 

@@ -33,8 +33,8 @@ use nix::unistd::geteuid;
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
 pub(crate) use self::{
-    callers::{as_caller, connect_as, skipped_without_root},
-    client::{Client, Next, Watch, refusal, retry_delay},
+    callers::{as_caller, skipped_without_root},
+    client::{Client, Next, refusal, retry_delay},
 };
 
 /// Nothing in a story takes long; what takes so long hangs.
@@ -88,7 +88,7 @@ pub(crate) struct Agent {
     pub(crate) time: ManualTime,
     pub(crate) issuer: Control,
     log: Captured,
-    limits: String,
+    pub(crate) limits: String,
     config: Arc<Mutex<String>>,
     readers: Vec<(String, Identity, Reader)>,
     path: PathBuf,
@@ -231,6 +231,11 @@ impl Agent {
     /// Tells it by a signal.
     pub(crate) async fn signal(&self, signal: Signal) {
         self.signals.send(signal).await.unwrap();
+    }
+
+    /// Drops the end that signals come from.
+    pub(crate) fn lose_the_signals(&mut self) {
+        self.signals = mpsc::channel(1).0;
     }
 
     /// How refreshing goes, for a profile of the first config.
