@@ -8,6 +8,7 @@ mod crowds;
 mod demands;
 mod fake_agent;
 mod health;
+mod lost_rotator;
 mod outage;
 mod reload;
 mod requests;
