@@ -343,7 +343,7 @@ impl Daemon {
                 && let Some(built) = built.remove(name)
             {
                 let identity = self.new_identity();
-                let made = profile::rotator(name, identity, built, &self.time, now, None);
+                let made = profile::rotator(name, identity, built, &self.time, now);
                 let made = made.map_err(|error| {
                     vec![format!("{name}: no timer can be had ({error}); raise LimitNOFILE=")]
                 })?;
@@ -439,14 +439,18 @@ impl Daemon {
         });
     }
 
-    /// A rotator has panicked. Its successor takes over the token that is served, so that no caller notices.
+    /// A rotator has panicked. Its successor takes over the token that is served, so that no caller notices, and counts the
+    /// loss as a failed attempt, so that a fault that comes back each time floods nobody.
     fn replace_rotator(&mut self, name: &ProfileName) -> Result<(), Fatal> {
         let Some(running) = self.running.get(name) else { return Ok(()) };
         tracing::error!(profile = %name, "the profile's rotator was lost by a fault of the agent's own; another takes its place");
         let now = self.time.now();
         let held = running.reader.current(running.identity, now.boot);
-        let made = profile::rotator(name, running.identity, running.built.clone(), &self.time, now, held);
-        let (running, rotator) = made.map_err(|why| Fatal::System { what: "no timer can be had", why })?;
+        let attempts = running.reader.attempts();
+        let made = profile::rotator(name, running.identity, running.built.clone(), &self.time, now);
+        let (running, mut rotator) =
+            made.map_err(|why| Fatal::System { what: "no timer can be had", why })?;
+        rotator.succeed(&attempts, held);
         self.running.insert(name.clone(), running);
         self.spawn_rotator(name.clone(), rotator);
         self.swap(now);

@@ -194,6 +194,21 @@ impl Refresh {
         }
     }
 
+    /// A predecessor was lost by a fault of our own, after `failures` failed attempts: that counts as one more, so that a
+    /// fault which comes back each time is met ever more rarely. `next` is the moment that the predecessor waited for, if
+    /// it was not in the middle of an attempt: the provider may have asked for it. After [`Self::handle_adopted`], if the
+    /// predecessor held a token.
+    pub fn handle_lost(&mut self, now: Timestamp, failures: u32, next: Option<Timestamp>) {
+        // More failures than that change no window any more.
+        for _ in 0..=failures.min(16) {
+            self.fail(Schedule::Transient, None, now);
+        }
+        if let Some(failing) = &mut self.failing {
+            failing.count = failures.saturating_add(1);
+            failing.retry = failing.retry.max(next.unwrap_or(now));
+        }
+    }
+
     /// A token was obtained elsewhere: before a restart, by another host. Its life is told on this boot's clock; one that
     /// starts in the future was told on another's, and would be served for too long.
     pub fn handle_adopted(&mut self, now: Now, generation: Generation, life: &Life) -> Adoption {

@@ -108,6 +108,25 @@ impl Rotator {
         adoption
     }
 
+    /// Takes the place of a rotator of the same profile that was lost by a fault of our own: with the token it `held`, and
+    /// after as many failures as it had and one more. Before [`Self::run`].
+    pub fn succeed(&mut self, lost: &Attempts, held: Option<Arc<Token>>) {
+        if let Some(held) = held {
+            // One whose life is over meanwhile is not served; then there is none.
+            let _adoption = self.adopt(held);
+        }
+        let is_same = lost.identity == self.task.identity;
+        let (failures, next) = match lost.phase {
+            _ if !is_same => (0, None),
+            Phase::InFlight => (lost.consecutive_failures, None),
+            Phase::Idle { next } => (lost.consecutive_failures, Some(next)),
+        };
+        self.machine.handle_lost(self.time.now().boot, failures, next);
+        self.requests = lost.requests;
+        self.last_failure = lost.last_failure.clone().filter(|_| is_same);
+        self.tell();
+    }
+
     /// Keeps the token fresh until it is told to stop, or nobody holds a handle any more. An error is the kernel's, about
     /// the timer; a panic of [`crate::obtain::Obtain`] comes through.
     pub async fn run(mut self) -> io::Result<()> {

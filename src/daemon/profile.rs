@@ -26,7 +26,7 @@ use crate::{
     source::{ReadSecret, Source, Stamp},
     store::{self, Identity},
     timer::Time,
-    token::{ProfileName, Token},
+    token::ProfileName,
 };
 
 /// The largest `ca_file`, in bytes: three times what a whole distribution trusts.
@@ -245,21 +245,16 @@ impl Changes for Provider {
     }
 }
 
-/// Makes the rotator of a profile and its cell. `held` is a token of the same identity that is already there.
+/// Makes the rotator of a profile and its cell.
 pub(super) fn rotator(
     name: &ProfileName,
     identity: Identity,
     built: Built,
     time: &Arc<dyn Time>,
     now: Now,
-    held: Option<Arc<Token>>,
 ) -> io::Result<(Running, Rotator)> {
     let (publisher, reader) = store::cell(identity, now);
     let task = built.task(name, identity);
-    let (mut rotator, handle) = rotator::rotator(task, Arc::clone(time), publisher, rand::random())?;
-    if let Some(held) = held {
-        // If its life is over meanwhile, the rotator fetches another as its first act.
-        let _adoption = rotator.adopt(held);
-    }
+    let (rotator, handle) = rotator::rotator(task, Arc::clone(time), publisher, rand::random())?;
     Ok((Running { identity, built, reader, rotator: handle }, rotator))
 }

@@ -91,6 +91,24 @@ impl Bench {
 }
 
 #[test]
+fn a_loss_counts_as_a_failure_and_undercuts_no_moment_that_was_waited_for() {
+    for (failures, longest) in [(0, SECOND), (3, 8 * SECOND), (40, 30 * SECOND), (u32::MAX, 30 * SECOND)] {
+        let mut bench = Bench::new();
+        bench.machine.handle_lost(bench.now.boot, failures, None);
+        assert_eq!(bench.machine.consecutive_failures(), failures.saturating_add(1));
+        let delay = bench.due_in();
+        assert!(delay > Duration::ZERO && delay <= longest, "after {failures}: {delay:?}");
+        bench.pass(delay).fetch();
+        bench.grant(HOUR);
+        assert_eq!(bench.machine.consecutive_failures(), 0);
+    }
+    let mut bench = Bench::new();
+    let asked = bench.now.boot + 40 * MINUTE;
+    bench.machine.handle_lost(bench.now.boot, 1, Some(asked));
+    assert_eq!(bench.machine.next_attempt(), Some(asked));
+}
+
+#[test]
 fn the_first_fetch_is_at_once_and_there_is_one_at_a_time() {
     let mut bench = Bench::new();
     assert_eq!((bench.due_in(), bench.health()), (Duration::ZERO, Health::Pending));

@@ -581,6 +581,38 @@ async fn a_panic_of_the_part_that_asks_the_provider_comes_through_to_the_owner()
 }
 
 #[tokio::test]
+async fn a_successor_goes_on_with_the_token_and_the_failures_of_the_lost_one() {
+    let mut rig = Rig::serving().await;
+    rig.time.advance_to(rig.next());
+    for failures in 1..=3 {
+        rig.call().await.fail(Schedule::Transient);
+        assert_eq!(rig.settled(1 + failures).await.consecutive_failures, u32::try_from(failures).unwrap());
+        rig.time.advance_to(rig.next());
+    }
+    drop(rig.call().await);
+    assert!(rig.running.join_next().await.unwrap().unwrap_err().is_panic());
+
+    let (held, lost) = (rig.current().unwrap(), rig.reader.attempts());
+    for held in [Some(held), None] {
+        let task = task(FIRST, &rig.provider, &rig.source, Policy::default());
+        let (publisher, reader) = store::cell(FIRST, rig.time.now());
+        let (mut successor, handle) = rotator(task, Arc::new(rig.time.clone()), publisher, 7).unwrap();
+        successor.succeed(&lost, held.clone());
+        rig.running.spawn(successor.run());
+        (rig.reader, rig.handle) = (reader, handle);
+        let_all_run().await;
+        rig.no_call();
+        let attempts = rig.reader.attempts();
+        assert_eq!((attempts.consecutive_failures, attempts.requests), (4, 4));
+        assert_eq!(attempts.last_failure, lost.last_failure);
+        assert_eq!(rig.current().map(|token| token.generation), held.map(|token| token.generation));
+        // The fourth window is 8 s long, and no delay is below a tenth of its window.
+        let delay = rig.next().since(rig.time.now().boot);
+        assert!(delay >= Duration::from_millis(800) && delay <= 8 * SECOND, "{delay:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_idle_rotator_is_not_polled() {
     let time = ManualTime::default();
     let (sender, mut calls) = mpsc::unbounded_channel();

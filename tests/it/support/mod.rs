@@ -1,0 +1,304 @@
+//! The agent in this process, for stories: its own socket, an issuer on the loopback, a time that the story moves, a
+//! config that it rewrites, a log that it reads.
+//!
+//! - Nothing here sleeps. A story waits for events: requests at the issuer, attempts that settle, answers on the socket.
+//! - What is started is owned: by [`Agent`], whose [`Agent::stop`] awaits it, or by the [`Client`] that it serves.
+
+mod callers;
+mod client;
+
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bloom_agent::{
+    clock::{Clock as _, Timestamp},
+    config::{self, Kind, SourceFile},
+    daemon::{Daemon, Fatal, Parts, Signal, load::Loaded, profile::Workshop},
+    dev_issuer::{Control, DevIssuer, Dialect, Options},
+    locked::LockedPages,
+    log::{self, Captured, DroppedLines, LogConfig, Panics},
+    metrics::Metrics,
+    oauth2::Endpoint,
+    refresh::schedule::FLOOR,
+    server::{self, Place},
+    source::ReadSecret,
+    store::{Attempts, Identity, Phase, Reader},
+    timer::ManualTime,
+};
+use nix::unistd::geteuid;
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
+
+pub(crate) use self::{
+    callers::{as_caller, skipped_without_root},
+    client::{Client, Next, refusal, retry_delay},
+};
+
+/// Nothing in a story takes long; what takes so long hangs.
+pub(crate) const HANG: Duration = Duration::from_secs(60);
+/// The client's secret, in the file and at the issuer, until a story changes it.
+pub(crate) const SECRET: &str = "the-first-secret";
+/// The one profile of most stories.
+pub(crate) const BLOOM: &str = "bloom";
+
+/// Waits for something that is bound to happen soon.
+pub(crate) async fn soon<T>(what: &str, event: impl Future<Output = T>) -> T {
+    timeout(HANG, event).await.unwrap_or_else(|_| panic!("never: {what}"))
+}
+
+/// What a story starts with.
+pub(crate) struct Setting {
+    /// `[limits]`, `key = value` lines.
+    pub(crate) limits: String,
+    /// The `[tokens.*]` tables.
+    pub(crate) tokens: String,
+    /// The issuer.
+    pub(crate) issuer: Options,
+    /// In the place of all secret files.
+    pub(crate) secret: Option<Arc<dyn ReadSecret>>,
+    /// Done to the issuer before the agent asks it for the first time.
+    pub(crate) before: fn(&Control),
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        let mut issuer = Options::new(Dialect::Hydra, "it-client", SECRET);
+        // Any, so that profiles can differ in it.
+        issuer.audiences.clear();
+        Self { limits: String::new(), tokens: profile(BLOOM, ""), issuer, secret: None, before: |_| () }
+    }
+}
+
+/// A profile of Bloom's sandbox; `SECRET_FILE` stands for the path of the secret's file, until the config is written.
+pub(crate) fn profile(name: &str, lines: &str) -> String {
+    let has = |key: &str| lines.lines().any(|line| line.trim_start().starts_with(key));
+    let unless = |key: &str, line: &str| if has(key) { String::new() } else { format!("{line}\n") };
+    format!(
+        "[tokens.{name}]\nprovider = 'bloom'\nenvironment = 'sandbox'\nclient_id = 'it-client'\n{}{}{lines}\n",
+        unless("scopes", "scopes = ['data-access:all']"),
+        unless("client_secret.", "client_secret.file = 'SECRET_FILE'"),
+    )
+}
+
+/// A running agent and the world around it.
+pub(crate) struct Agent {
+    pub(crate) time: ManualTime,
+    pub(crate) issuer: Control,
+    log: Captured,
+    pub(crate) limits: String,
+    config: Arc<Mutex<String>>,
+    readers: Vec<(String, Identity, Reader)>,
+    path: PathBuf,
+    signals: mpsc::Sender<Signal>,
+    daemon: JoinSet<Result<(), Fatal>>,
+    issuing: JoinSet<()>,
+    place: Option<Place>,
+    directory: tempfile::TempDir,
+    _log: tracing::dispatcher::DefaultGuard,
+}
+
+impl Agent {
+    /// With one profile that gets its tokens.
+    pub(crate) async fn start() -> Self {
+        Self::start_with(Setting::default()).await
+    }
+
+    pub(crate) async fn start_with(setting: Setting) -> Self {
+        let Setting { limits, tokens, issuer, secret, before } = setting;
+        // In /tmp and open to all, so that another uid can reach the socket: what is tested is the wall behind it.
+        let directory = tempfile::Builder::new()
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .tempdir_in("/tmp")
+            .unwrap();
+        let path = directory.path().join("agent.sock");
+        write_secret(&directory.path().join("secret"), SECRET);
+
+        let time = ManualTime::default();
+        let everything = LogConfig { level: tracing::Level::TRACE, ..LogConfig::default() };
+        let (dispatch, log) = log::captured(everything, Arc::new(time.clone()));
+        let _log = tracing::dispatcher::set_default(&dispatch);
+
+        let dialect = issuer.dialect;
+        let (issuer, serve_issuer) = DevIssuer::bind(issuer).unwrap();
+        let address = issuer.address().unwrap();
+        let issuer = issuer.control();
+        before(&issuer);
+        let mut issuing = JoinSet::new();
+        issuing.spawn(serve_issuer);
+
+        let config = Arc::new(Mutex::new(String::new()));
+        let text = Arc::clone(&config);
+        let read = move || {
+            let text = text.lock().unwrap().clone();
+            let source = SourceFile { name: "config.toml".into(), text, kind: Kind::Main };
+            let lines = |problems: config::Problems| {
+                problems.as_slice().iter().map(ToString::to_string).collect::<Vec<_>>()
+            };
+            let mut config = config::read(&[source]).map_err(lines)?;
+            for profile in config.tokens.values_mut() {
+                // No text can name it.
+                profile.client.endpoint = Endpoint::loopback(address, dialect.token_path()).unwrap();
+            }
+            let warnings = config.warnings.iter().map(ToString::to_string).collect();
+            Ok(Loaded { config, warnings })
+        };
+        let bound = server::bind(server::Address { path: &path, mode: 0o666, group: None }).unwrap();
+        let metrics = Metrics::new("test", DroppedLines::default(), Panics::default());
+        let (signals, signalled) = mpsc::channel(4);
+        let mut agent = Self {
+            time: time.clone(),
+            issuer,
+            log,
+            limits,
+            config,
+            readers: Vec::new(),
+            path,
+            signals,
+            daemon: JoinSet::new(),
+            issuing,
+            place: Some(bound.place),
+            directory,
+            _log,
+        };
+        agent.write_config(&tokens);
+        let daemon = Daemon::start(Parts {
+            read: Arc::new(read),
+            listener: bound.listener,
+            time: Arc::new(time.clone()),
+            wall_steps: None,
+            workshop: Arc::new(Workshop {
+                credentials: None,
+                secret,
+                pages: LockedPages::default(),
+                clock: Arc::new(time),
+                metrics: Arc::clone(&metrics),
+                floor: FLOOR,
+            }),
+            log: None,
+            metrics,
+            own_uid: geteuid().as_raw(),
+            degraded: Vec::new(),
+        })
+        .await
+        .unwrap();
+        let names = tokens.lines().filter_map(|line| line.strip_prefix("[tokens.")?.strip_suffix(']'));
+        agent.readers = names
+            .map(|name| {
+                let (identity, reader) = daemon.reader(name).unwrap();
+                (name.to_owned(), identity, reader)
+            })
+            .collect();
+        agent.daemon.spawn(daemon.run(signalled));
+        agent
+    }
+
+    /// Puts other `[tokens.*]` tables into the config; a reload reads them.
+    pub(crate) fn write_config(&self, tokens: &str) {
+        let own = geteuid();
+        let text = format!("[agent]\nadmin = ['uid:{own}']\n[limits]\n{}\n{tokens}", self.limits);
+        self.write_raw_config(&text);
+    }
+
+    /// Puts this whole text in the place of the config.
+    pub(crate) fn write_raw_config(&self, text: &str) {
+        let secret = self.secret_file();
+        *self.config.lock().unwrap() = text.replace("SECRET_FILE", secret.to_str().unwrap());
+    }
+
+    /// The file of the client's secret.
+    pub(crate) fn secret_file(&self) -> PathBuf {
+        self.directory.path().join("secret")
+    }
+
+    /// A connection of this process's own uid.
+    pub(crate) async fn client(&self) -> Client {
+        Client::over(std::os::unix::net::UnixStream::connect(&self.path).unwrap()).await
+    }
+
+    /// Where it listens.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.path
+    }
+
+    /// All that was logged by the agent's own thread, at TRACE.
+    pub(crate) fn log(&self) -> String {
+        self.log.text()
+    }
+
+    /// Tells it by a signal.
+    pub(crate) async fn signal(&self, signal: Signal) {
+        self.signals.send(signal).await.unwrap();
+    }
+
+    /// Drops the end that signals come from.
+    pub(crate) fn lose_the_signals(&mut self) {
+        self.signals = mpsc::channel(1).0;
+    }
+
+    /// How refreshing goes, for a profile of the first config.
+    pub(crate) fn attempts(&self, name: &str) -> Attempts {
+        self.reader(name).1.attempts()
+    }
+
+    fn reader(&self, name: &str) -> (Identity, Reader) {
+        let (_, identity, reader) = self.readers.iter().find(|(known, ..)| known == name).unwrap();
+        (*identity, reader.clone())
+    }
+
+    /// Waits until the attempts are such.
+    pub(crate) async fn attempts_until(&self, name: &str, ready: impl FnMut(&Attempts) -> bool) -> Attempts {
+        soon("the attempts", self.reader(name).1.attempts_until(ready)).await.unwrap()
+    }
+
+    /// Until when the token is served that is there now.
+    pub(crate) fn served_until(&self, name: &str) -> Timestamp {
+        let (identity, reader) = self.reader(name);
+        reader.current(identity, self.time.now().boot).expect("a token is served").life.served_until()
+    }
+
+    /// When the next attempt starts; waits while one is in flight.
+    pub(crate) async fn next_attempt(&self, name: &str) -> Timestamp {
+        let idle = |attempts: &Attempts| attempts.phase != Phase::InFlight;
+        match self.attempts_until(name, idle).await.phase {
+            Phase::Idle { next } => next,
+            Phase::InFlight => unreachable!(),
+        }
+    }
+
+    /// Lets the time go by to the next attempt, and waits until that is over.
+    pub(crate) async fn pass_an_attempt(&self, name: &str) -> Attempts {
+        let next = self.next_attempt(name).await;
+        let settled = self.attempts(name).settled;
+        self.time.advance_to(next);
+        self.attempts_until(name, |attempts| attempts.settled > settled).await
+    }
+
+    /// Waits until the daemon has ended by itself.
+    pub(crate) async fn ended(&mut self) {
+        let end = soon("the agent ends", self.daemon.join_next()).await;
+        end.expect("it ran").expect("without panic").expect("without fault");
+    }
+
+    /// Stops the agent, then the issuer, and waits for both.
+    pub(crate) async fn stop(mut self) {
+        self.signal(Signal::Stop).await;
+        self.ended().await;
+        assert!(std::os::unix::net::UnixStream::connect(&self.path).is_err(), "nobody listens any more");
+        drop(self.place.take());
+        assert!(!self.path.exists(), "the socket is gone");
+        self.issuer.stop();
+        soon("the issuer ends", self.issuing.join_next()).await.unwrap().unwrap();
+    }
+}
+
+/// Puts a secret into a file as an operator would: whole, by rename, readable by its owner alone.
+pub(crate) fn write_secret(path: &Path, secret: &str) {
+    use std::io::Write as _;
+    // tempfile makes files with mode 0600.
+    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap()).unwrap();
+    file.write_all(secret.as_bytes()).unwrap();
+    file.persist(path).unwrap();
+}
