@@ -3,6 +3,7 @@
 
 mod architecture;
 mod cli;
+mod dev;
 mod fake_agent;
 mod host;
 mod programs;
