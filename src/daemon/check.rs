@@ -7,7 +7,7 @@ use nix::unistd::geteuid;
 use super::{
     load,
     profile::{Workshop, client, transport},
-    run::{RunFault, runtime},
+    run::{RunFault, runtime, socket_group},
 };
 use crate::{
     config::{Config, SecretSpec},
@@ -105,6 +105,12 @@ fn beyond_the_text(config: &Config, workshop: &Arc<Workshop>) -> (Vec<String>, V
     let mut faults: Vec<_> =
         findings.faults.iter().chain(&findings.unknown).map(ToString::to_string).collect();
     let mut notes: Vec<_> = findings.warnings.iter().map(ToString::to_string).collect();
+    if let Err(RunFault::Group { group, why, remedy }) = socket_group(&config.agent) {
+        let problem =
+            config.problem("agent.socket_group", format!("names {group}: {why}"), remedy).to_string();
+        // Of the default this user may be mistaken: it is that of who binds the socket.
+        if config.agent.socket_group.is_some() { faults.push(problem) } else { notes.push(problem) }
+    }
     for (name, profile) in &config.tokens {
         if let Err(problem) = workshop.build(name, profile, None) {
             let path = format!("tokens.{name}.{}", problem.key);
