@@ -10,7 +10,7 @@ use super::{
     run::{RunFault, runtime, socket_group},
 };
 use crate::{
-    config::{Config, SecretSpec},
+    config::{Config, DEFAULT_SOCKET_GROUP, SecretSpec},
     names,
     token::ProfileName,
 };
@@ -105,11 +105,14 @@ fn beyond_the_text(config: &Config, workshop: &Arc<Workshop>) -> (Vec<String>, V
     let mut faults: Vec<_> =
         findings.faults.iter().chain(&findings.unknown).map(ToString::to_string).collect();
     let mut notes: Vec<_> = findings.warnings.iter().map(ToString::to_string).collect();
-    if let Err(RunFault::Group { group, why, remedy }) = socket_group(&config.agent) {
-        let problem =
-            config.problem("agent.socket_group", format!("names {group}: {why}"), remedy).to_string();
-        // Of the default this user may be mistaken: it is that of who binds the socket.
-        if config.agent.socket_group.is_some() { faults.push(problem) } else { notes.push(problem) }
+    if let Err(RunFault::Group { why, remedy, .. }) = socket_group(&config.agent) {
+        if config.agent.socket_group.is_some() {
+            faults.push(config.problem("agent.socket_group", why, remedy).to_string());
+        } else {
+            // Of the default this user may be mistaken: it is that of who binds the socket.
+            let wrong = format!("is {DEFAULT_SOCKET_GROUP}, not being set: {why}");
+            notes.push(config.problem("agent.socket_group", wrong, remedy).to_string());
+        }
     }
     for (name, profile) in &config.tokens {
         if let Err(problem) = workshop.build(name, profile, None) {
