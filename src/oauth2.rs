@@ -1,6 +1,6 @@
 //! The client of RFC 6749 §4.4, pure: what a token request says, byte for byte, and what an answer means.
 //!
-//! No network, no clock, no secret kept: [`encode`] borrows the secret for the bytes it writes, [`read`] borrows the
+//! No network, no clock, no secret kept: [`encode()`] borrows the secret for the bytes it writes, [`read`] borrows the
 //! answer. The types here are the checked words of a profile's config; [`crate::http`] carries what they make.
 
 mod answer;
@@ -60,6 +60,6 @@ pub struct Client {
     pub resource: Vec<Box<str>>,
     /// `scope`, in this order; left out when empty.
     pub scopes: Vec<Scope>,
-    /// Further parameters, each checked by [`extra_parameter`]. [`encode`] writes them sorted by name.
+    /// Further parameters, each checked by [`extra_parameter`]. [`encode()`] writes them sorted by name.
     pub extra: Vec<(Box<str>, Box<str>)>,
 }

@@ -7,10 +7,10 @@ use nix::unistd::geteuid;
 use super::{
     load,
     profile::{Workshop, client, transport},
-    run::{RunFault, runtime},
+    run::{RunFault, runtime, socket_group},
 };
 use crate::{
-    config::{Config, SecretSpec},
+    config::{Config, DEFAULT_SOCKET_GROUP, SecretSpec},
     names,
     token::ProfileName,
 };
@@ -105,6 +105,15 @@ fn beyond_the_text(config: &Config, workshop: &Arc<Workshop>) -> (Vec<String>, V
     let mut faults: Vec<_> =
         findings.faults.iter().chain(&findings.unknown).map(ToString::to_string).collect();
     let mut notes: Vec<_> = findings.warnings.iter().map(ToString::to_string).collect();
+    if let Err(RunFault::Group { why, remedy, .. }) = socket_group(&config.agent) {
+        if config.agent.socket_group.is_some() {
+            faults.push(config.problem("agent.socket_group", why, remedy).to_string());
+        } else {
+            // Of the default this user may be mistaken: it is that of who binds the socket.
+            let wrong = format!("is {DEFAULT_SOCKET_GROUP}, not being set: {why}");
+            notes.push(config.problem("agent.socket_group", wrong, remedy).to_string());
+        }
+    }
     for (name, profile) in &config.tokens {
         if let Err(problem) = workshop.build(name, profile, None) {
             let path = format!("tokens.{name}.{}", problem.key);

@@ -26,7 +26,7 @@ use tokio::{
 use zeroize::Zeroizing;
 
 use super::{
-    Daemon, Fatal, Parts, Signal,
+    Daemon, Fatal, Parts,
     load::Loaded,
     profile::Workshop,
     run::{RunFault, runtime, signals_of_the_kernel},
@@ -95,9 +95,9 @@ pub fn dev(options: Options) -> Result<u8, DevFault> {
     let socket = home.path().join("agent.sock");
     let secret = random_text(40);
 
-    // Quiet: whoever runs it wants to read the output of their own program.
+    // Quiet: whoever runs it wants to read the output of their own program, and asked for the short lives themselves.
     let log_config = log::LogConfig {
-        level: tracing::Level::WARN,
+        level: tracing::Level::ERROR,
         audit: log::AuditLines::ByLevel,
         ..log::LogConfig::default()
     };
@@ -150,7 +150,9 @@ pub fn dev(options: Options) -> Result<u8, DevFault> {
         if options.command.is_empty() {
             let kernel =
                 signals_of_the_kernel(signal).map_err(|why| RunFault::System { what: "no signals", why })?;
-            tell(&introduction(&socket, options.lifetime))?;
+            if tell(&introduction(&socket, options.lifetime))? == Told::ReaderGone {
+                return Ok(0);
+            }
             tokio::select! {
                 ended = &mut served => ended?,
                 () = &mut serve_issuer => return Err(Fatal::Lost("issuer").into()),
@@ -169,13 +171,7 @@ pub fn dev(options: Options) -> Result<u8, DevFault> {
             }
             () = &mut serve_issuer => return Err(Fatal::Lost("issuer").into()),
         };
-        // The command is over; who else holds a connection has had its time.
-        let _gone = signal.try_send(Signal::Stop);
-        let _gone = signal.try_send(Signal::Stop);
-        tokio::select! {
-            ended = &mut served => ended?,
-            () = &mut serve_issuer => {}
-        }
+        // The command is over; who else holds a connection has had its time, and gets no drain.
         Ok(exit_status(status))
     });
     drop(bound.place);
@@ -245,10 +241,13 @@ fn dev_config(issuer: &DevIssuer, dialect: Dialect, client_id: &str) -> Result<C
 }
 
 fn introduction(socket: &Path, lifetime: Duration) -> String {
-    let cli =
-        sibling_cli().map_or_else(|| "cargo run -q --bin bloom-agent-cli --".to_owned(), |cli| quoted(&cli));
+    let (cli, place) = sibling_cli().map_or_else(
+        // `cargo run -- dev` builds this program alone.
+        || ("cargo run -q --bin bloom-agent-cli --".to_owned(), ", in this folder"),
+        |cli| (quoted(&cli), ""),
+    );
     format!(
-        "An agent with an issuer of its own; tokens live {} s. Ctrl-C ends it. In another shell:\n\n\
+        "An agent with an issuer of its own; tokens live {} s. Ctrl-C ends it. In another shell{place}:\n\n\
          export BLOOM_AGENT_SOCK={}\n\
          {cli} token {PROFILE}\n\
          {cli} watch {PROFILE}\n\n",
@@ -270,20 +269,28 @@ fn quoted(path: &Path) -> String {
     if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
-/// Whoever pipes our output into `head` is served on; a full disk is nothing to end for either.
-fn tell(text: &str) -> Result<(), DevFault> {
+/// Whether somebody still reads what is told.
+#[derive(PartialEq, Eq)]
+enum Told {
+    Reader,
+    /// `| head -1`: quietly the end, as of any program in a pipe.
+    ReaderGone,
+}
+
+fn tell(text: &str) -> Result<Told, DevFault> {
     let mut out = io::stdout();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(why) if why.kind() != io::ErrorKind::BrokenPipe => Err(DevFault::System {
+        Ok(()) => Ok(Told::Reader),
+        Err(why) if why.kind() == io::ErrorKind::BrokenPipe => Ok(Told::ReaderGone),
+        Err(why) => Err(DevFault::System {
             what: "write to the standard output",
             why,
             remedy: "free some space, or send the output elsewhere",
         }),
-        _ => Ok(()),
     }
 }
 
-/// One line per rotation, for ever.
+/// One line per rotation, until nobody reads them.
 async fn tell_rotations(
     rotations: Option<(Identity, Reader)>,
     time: Arc<KernelTime>,
@@ -295,7 +302,10 @@ async fn tell_rotations(
         if let Some(token) = token.filter(|token| Some(token.generation) != last) {
             last = Some(token.generation);
             let (name, generation) = (&token.name, token.generation);
-            tell(&format!("{name}: token {generation} until {}\n", token.life.expires_wall()))?;
+            let line = format!("{name}: token {generation} until {}\n", token.life.expires_wall());
+            if tell(&line)? == Told::ReaderGone {
+                return Ok(());
+            }
         }
         if reader.rotated().await.is_err() {
             return std::future::pending().await;
@@ -327,7 +337,11 @@ async fn run_command(options: &Options, socket: &Path) -> Result<ExitStatus, Dev
         Err(why) => {
             let code = if why.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
             // As env(1) does; the exit status says the same where stderr is closed.
-            let _closed = writeln!(io::stderr(), "bloom-agent: cannot run {}: {why}", program.display());
+            let _closed = writeln!(
+                io::stderr(),
+                "bloom-agent: cannot run {}\n{why}\ncorrect the command: a path, or a name that PATH has",
+                program.display()
+            );
             return Ok(ExitStatus::from_raw(code << 8));
         }
     };

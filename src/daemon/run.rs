@@ -149,7 +149,7 @@ pub(super) fn runtime() -> Result<Runtime, RunFault> {
 }
 
 /// The group that the socket is given to.
-fn socket_group(agent: &AgentConfig) -> Result<Option<u32>, RunFault> {
+pub(super) fn socket_group(agent: &AgentConfig) -> Result<Option<u32>, RunFault> {
     let name = match &agent.socket_group {
         Some(name) => name.to_string(),
         // The default is the packaged group, for who can be meant by it.

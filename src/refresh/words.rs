@@ -7,7 +7,7 @@ use crate::{clock::Timestamp, token::Generation};
 /// What the driver is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Start one attempt, and report its end by [`Refresh::handle_granted`] or [`Refresh::handle_failed`].
+    /// Start one attempt, and report its end by [`Refresh::handle_granted`](super::Refresh::handle_granted) or [`Refresh::handle_failed`](super::Refresh::handle_failed).
     Fetch,
     /// Serve nothing from now on: the token has expired.
     Expire,
@@ -31,7 +31,7 @@ pub enum Answer {
     Unneeded,
     /// An attempt serves it.
     Joined {
-        /// The attempt's number: it has ended once [`Refresh::settled`] is no less.
+        /// The attempt's number: it has ended once [`Refresh::settled`](super::Refresh::settled) is no less.
         attempt: u64,
         /// When it starts, or, if it is in flight, started.
         starts: Timestamp,

@@ -1,8 +1,10 @@
 //! The agent as a whole, one file per story.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
+#![allow(clippy::print_stderr, reason = "who skips a test says so aloud")]
 
 mod architecture;
 mod cli;
+mod dev;
 mod fake_agent;
 mod host;
 mod programs;

@@ -1,5 +1,7 @@
 //! The shipped programs, as an operator starts them.
 
+use std::process::Command;
+
 use nix::sys::signal::Signal;
 
 use crate::host::{Host, shown};
@@ -18,4 +20,22 @@ fn run_serves_a_token_over_tls_and_ends_with_0_when_told() {
     assert_eq!((status.code(), out.as_str()), (Some(0), ""), "{log}");
     assert!(!host.path("agent.sock").exists(), "the socket is left behind");
     assert_eq!(host.issuer.control.request_count(), 1);
+}
+
+#[test]
+fn check_tells_of_a_socket_group_that_the_host_does_not_know() {
+    let host = Host::new("s3cret");
+    for (group, status) in [("root", 0), ("no-such-group", 78)] {
+        host.config(&(host.agent_table(&format!("socket_group = {group:?}")) + &host.profile("bloom", "")));
+        let mut check = Command::new(host.program("bloom-agent"));
+        let output = check.arg("check").arg("--config").arg(host.path("config.toml")).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{group}: {}", shown(&output));
+        assert_eq!(
+            told.contains("agent.socket_group: this host knows no such group; "),
+            status != 0,
+            "{told}"
+        );
+        assert!(!told.contains("no-such-group"), "{told}");
+    }
 }

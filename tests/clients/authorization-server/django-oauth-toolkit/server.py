@@ -18,6 +18,9 @@ settings.configure(
     DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": database}},
     DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
     INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "oauth2_provider"],
+    # As every Django project has it: it gives each answer its Content-Length. wsgiref ends TLS without close_notify,
+    # and what only the connection's end delimits is then incomplete (RFC 9112 section 9.8).
+    MIDDLEWARE=["django.middleware.common.CommonMiddleware"],
     OAUTH2_PROVIDER={
         "OAUTH2_BACKEND_CLASS": "oauth2_provider.oauth2_backends."
         + {"form": "OAuthLibCore", "json": "JSONOAuthLibCore"}[body],
