@@ -11,18 +11,16 @@ pub mod check;
 pub mod control;
 pub mod dev;
 pub mod load;
+mod lookup;
 pub mod plan;
 pub mod profile;
+mod reload;
 pub mod run;
 pub mod tasks;
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    os::unix::net::UnixListener,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, os::unix::net::UnixListener, sync::Arc};
 
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::{
     access::{Directory, Lookup},
@@ -31,19 +29,16 @@ use crate::{
     config::Config,
     log::Log,
     metrics::Metrics,
-    names, peer,
+    peer,
     rotator::Handle,
     server::{self, Phase},
-    service::{
-        self, Agent, ReloadFault, Reloaded,
-        snapshot::{Profile, Snapshot},
-    },
+    service::{self, Agent, snapshot::Snapshot},
     store::{Identity, Reader},
     timer::{Time, WallSteps},
     token::ProfileName,
 };
 use control::{Asked, Control};
-use load::{Loaded, Prepared};
+use load::Prepared;
 use profile::{Built, Workshop};
 use tasks::{End, Tasks};
 
@@ -95,6 +90,8 @@ pub enum Signal {
     Stop,
     /// SIGHUP: reload.
     Reload,
+    /// End at once, without draining: `dev`'s command is over.
+    End,
 }
 
 /// What each task leaves when it ends.
@@ -102,7 +99,7 @@ enum Ended {
     Server(std::io::Result<()>),
     Rotator(ProfileName, std::io::Result<()>),
     WallSteps(std::io::Error),
-    Names(Option<Lookup>),
+    Names(lookup::Asked, Option<Lookup>),
     Prepared(Box<Result<Prepared, Vec<String>>>),
 }
 
@@ -113,9 +110,6 @@ struct Running {
     reader: Reader,
     rotator: Handle,
 }
-
-/// A reload that somebody waits for; SIGHUP waits for nothing.
-type ReloadAnswer = Option<oneshot::Sender<Result<Reloaded, ReloadFault>>>;
 
 /// A running agent.
 pub struct Daemon {
@@ -128,6 +122,7 @@ pub struct Daemon {
     own_uid: u32,
     tasks: Tasks<Ended>,
     config: Config,
+    configured: Now,
     directory: Directory,
     running: BTreeMap<ProfileName, Running>,
     snapshot: watch::Sender<Arc<Snapshot>>,
@@ -136,10 +131,10 @@ pub struct Daemon {
     asked: mpsc::Receiver<Asked>,
     denied: Arc<Notify>,
     last_identity: u64,
-    /// One at a time; the first of these is under way.
-    reloads: VecDeque<ReloadAnswer>,
-    /// Who waits for the look-up that is under way.
-    lookers: Vec<oneshot::Sender<()>>,
+    /// Configs put in force.
+    commits: u64,
+    reloads: reload::Queue,
+    look_ups: lookup::Queue,
 }
 
 /// What a config is compared with that is the first.
@@ -163,14 +158,16 @@ impl Daemon {
         let (snapshot, snapshot_seen) = watch::channel(Arc::new(Snapshot {
             version: 0,
             configured_at: started.wall,
-            access: config.access_rules(own_uid, prepared.directory.clone()),
+            access: config.access_rules(own_uid, prepared.found.directory.clone()),
             profiles: BTreeMap::new(),
         }));
         let denied = Arc::new(Notify::new());
         let audit = Arc::new(Audit::new(time.clone()));
         let pages = Arc::clone(&workshop);
         let degraded = move || degraded.iter().cloned().chain(pages.degraded()).collect();
-        let control = Control::new(asked_sender, time.clone(), Arc::clone(&denied), Box::new(degraded));
+        let (look_ups, look_ups_seen) = watch::channel(0);
+        let control =
+            Control::new(asked_sender, look_ups_seen, time.clone(), Arc::clone(&denied), Box::new(degraded));
         let book = server::Book::new(config.limits);
         let agent = Arc::new(Agent {
             config: snapshot_seen,
@@ -200,7 +197,8 @@ impl Daemon {
             own_uid,
             tasks: Tasks::new(),
             config: without_tokens(config),
-            directory: prepared.directory.clone(),
+            configured: started,
+            directory: prepared.found.directory.clone(),
             running: BTreeMap::new(),
             snapshot,
             phase,
@@ -208,8 +206,9 @@ impl Daemon {
             asked,
             denied,
             last_identity: 0,
-            reloads: VecDeque::new(),
-            lookers: Vec::new(),
+            commits: 0,
+            reloads: reload::Queue::default(),
+            look_ups: lookup::Queue::new(look_ups),
         };
         daemon.commit(prepared).await.map_err(Fatal::Config)?;
         daemon
@@ -236,6 +235,7 @@ impl Daemon {
             tokio::select! {
                 signal = signals.recv() => match signal {
                     Some(Signal::Reload) => self.ask_reload(None),
+                    Some(Signal::End) => break,
                     // Who gives the signals is gone: nobody could stop us any more.
                     Some(Signal::Stop) | None => {
                         if self.phase.send_replace(Phase::Draining) == Phase::Draining {
@@ -247,7 +247,7 @@ impl Daemon {
                 },
                 Some(asked) = self.asked.recv() => match asked {
                     Asked::Reload(answer) => self.ask_reload(Some(answer)),
-                    Asked::LookNamesUp(answer) => self.ask_names(answer),
+                    Asked::LookNamesUp => self.look_names_up(),
                 },
                 () = denied.notified() => {}
                 () = async {
@@ -271,8 +271,8 @@ impl Daemon {
                         self.metrics.degrade("wall-clock-steps");
                         tracing::warn!(%error, "steps of the wall clock are not noticed any more; refreshes go by the time since boot");
                     }
-                    Some(End::Done(Ended::Names(found))) => self.names_found(found),
-                    Some(End::Done(Ended::Prepared(prepared))) => self.reload(*prepared).await,
+                    Some(End::Done(Ended::Names(asked, found))) => self.names_found(asked, found),
+                    Some(End::Done(Ended::Prepared(prepared))) => self.prepared(*prepared).await,
                     Some(End::RotatorLost(name)) => self.replace_rotator(&name)?,
                     Some(End::Lost(what)) => return Err(Fatal::Lost(what)),
                     None => return Err(Fatal::Lost("tasks")),
@@ -281,154 +281,6 @@ impl Daemon {
         }
         self.audit.flush();
         Ok(())
-    }
-
-    fn ask_reload(&mut self, answer: ReloadAnswer) {
-        self.reloads.push_back(answer);
-        if self.reloads.len() == 1 {
-            self.prepare_reload();
-        }
-    }
-
-    fn prepare_reload(&mut self) {
-        let (read, workshop, own_uid) = (Arc::clone(&self.read), Arc::clone(&self.workshop), self.own_uid);
-        let built =
-            self.running.iter().map(|(name, running)| (name.clone(), running.built.clone())).collect();
-        let running = self.config.clone();
-        self.tasks.spawn("reload", async move {
-            Ended::Prepared(Box::new(load::prepare(&read, &workshop, own_uid, built, Some(running)).await))
-        });
-    }
-
-    /// A reload has been read: puts it in force, or says why not; then begins the next one.
-    async fn reload(&mut self, prepared: Result<Prepared, Vec<String>>) {
-        let outcome = match prepared {
-            Ok(prepared) => self.commit(prepared).await,
-            Err(faults) => Err(faults),
-        };
-        match &outcome {
-            Ok(done) => tracing::info!(
-                added = done.added.join(" "),
-                replaced = done.replaced.join(" "),
-                removed = done.removed.join(" "),
-                "reloaded"
-            ),
-            Err(faults) => {
-                tracing::error!(
-                    faults = faults.len(),
-                    "not reloaded: the config has faults, and the running one stays"
-                );
-                for fault in faults {
-                    tracing::error!("{fault}");
-                }
-            }
-        }
-        if let Some(Some(answer)) = self.reloads.pop_front() {
-            // Who asked may have gone; the reload is done all the same.
-            let _gone = answer.send(outcome.map_err(|faults| ReloadFault::Config(faults.join("\n"))));
-        }
-        if !self.reloads.is_empty() {
-            self.prepare_reload();
-        }
-    }
-
-    /// Puts a config in force. Whatever can fail comes first, and changes nothing if it does.
-    async fn commit(&mut self, prepared: Prepared) -> Result<Reloaded, Vec<String>> {
-        let Prepared { loaded: Loaded { config, warnings }, directory, mut built } = prepared;
-        let now = self.time.now();
-        let plan = plan::plan(&self.config.tokens, &config.tokens);
-        let mut fresh = BTreeMap::new();
-        for name in plan.keys() {
-            if !self.running.contains_key(name)
-                && let Some(built) = built.remove(name)
-            {
-                let identity = self.new_identity();
-                let made = profile::rotator(name, identity, built, &self.time, now);
-                let made = made.map_err(|error| {
-                    vec![format!("{name}: no timer can be had ({error}); raise LimitNOFILE=")]
-                })?;
-                fresh.insert(name.clone(), made);
-            }
-        }
-
-        // From here on nothing fails.
-        let mut done = Reloaded { warnings, ..Reloaded::default() };
-        let mut told = Vec::new();
-        let mut gone = Vec::new();
-        for (name, change) in plan {
-            match change {
-                plan::Change::Added => done.added.push(name.as_str().to_owned()),
-                plan::Change::Replaced => done.replaced.push(name.as_str().to_owned()),
-                plan::Change::Removed => done.removed.push(name.as_str().to_owned()),
-                plan::Change::Kept => {}
-            }
-            if change == plan::Change::Removed {
-                gone.extend(self.running.remove(&name));
-                continue;
-            }
-            if let Some((running, rotator)) = fresh.remove(&name) {
-                self.running.insert(name.clone(), running);
-                self.spawn_rotator(name, rotator);
-                continue;
-            }
-            let identity = (change == plan::Change::Replaced).then(|| self.new_identity());
-            if let (Some(running), Some(built)) = (self.running.get_mut(&name), built.remove(&name)) {
-                running.identity = identity.unwrap_or(running.identity);
-                running.built = built;
-                told.push((running.rotator.clone(), running.built.task(&name, running.identity)));
-            }
-        }
-        self.config = config;
-        self.directory = directory;
-        if let Some(log) = &self.log {
-            log.set(load::log_config(&self.config.log));
-        }
-        self.book.replace(self.config.limits);
-        self.metrics.set_profiles(self.running.keys());
-        self.swap(now);
-        // In force. The rotators hear of it last: the readers withhold a token of an old identity by themselves.
-        for (rotator, task) in told {
-            // One that is gone has panicked: an event of the loop, which replaces it by what is in force now.
-            let _gone = rotator.reconfigure(task).await;
-        }
-        for running in gone {
-            running.rotator.stop().await;
-        }
-        for warning in &done.warnings {
-            tracing::warn!("{warning}");
-        }
-        Ok(done)
-    }
-
-    /// Publishes what is in force as the next version.
-    fn swap(&mut self, now: Now) {
-        let profiles = self.running.iter().filter_map(|(name, running)| {
-            let config = self.config.tokens.get(name)?;
-            let profile = Profile {
-                name: name.clone(),
-                identity: running.identity,
-                allow: config
-                    .rules
-                    .selectors()
-                    .iter()
-                    .map(|line| line.as_written().as_ref().into())
-                    .collect(),
-                scopes: config.client.scopes.clone(),
-                audience: config.client.audience.clone(),
-                token_url: config.client.endpoint.as_str().into(),
-                secret_source: running.built.secret_source(),
-                reader: running.reader.clone(),
-                rotator: running.rotator.clone(),
-            };
-            Some((name.clone(), Arc::new(profile)))
-        });
-        let next = Snapshot {
-            version: self.snapshot.borrow().version + 1,
-            configured_at: now.wall,
-            access: self.config.access_rules(self.own_uid, self.directory.clone()),
-            profiles: profiles.collect(),
-        };
-        self.snapshot.send_replace(Arc::new(next));
     }
 
     fn spawn_rotator(&mut self, name: ProfileName, rotator: crate::rotator::Rotator) {
@@ -453,48 +305,8 @@ impl Daemon {
         rotator.succeed(&attempts, held);
         self.running.insert(name.clone(), running);
         self.spawn_rotator(name.clone(), rotator);
-        self.swap(now);
+        self.swap();
         Ok(())
-    }
-
-    fn ask_names(&mut self, answer: oneshot::Sender<()>) {
-        self.lookers.push(answer);
-        if self.lookers.len() == 1 {
-            let wanted = self.config.names();
-            self.tasks.spawn("look-up of names", async move {
-                // After a look-up that panics, what was known stays.
-                let found = tokio::task::spawn_blocking(move || names::resolve(&wanted)).await;
-                Ended::Names(found.ok())
-            });
-        }
-    }
-
-    fn names_found(&mut self, found: Option<Lookup>) {
-        // What could not be asked is not thereby gone: a directory service that is down takes nobody's permission away.
-        let directory = found.map_or_else(
-            || self.directory.clone(),
-            |found| {
-                let mut directory = found.directory;
-                for name in found.failed.keys() {
-                    if let Some(id) = self.directory.id(name) {
-                        // It was fit to be in the directory before.
-                        let _fit = directory.insert(name.clone(), id);
-                    }
-                }
-                directory
-            },
-        );
-        if directory != self.directory {
-            self.directory = directory;
-            self.swap(self.time.now());
-            tracing::info!(
-                "users or groups of the rules have changed on this host; every caller is judged anew"
-            );
-        }
-        for looker in self.lookers.drain(..) {
-            // Who waited may have given up.
-            let _gone = looker.send(());
-        }
     }
 
     fn new_identity(&mut self) -> Identity {

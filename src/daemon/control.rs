@@ -68,7 +68,8 @@ impl Control {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = last.at.is_none_or(|at| now.since(at) >= LOOK_UP_EVERY);
         // One that is under way is joined, however old; a loop that is too busy to be asked is asked by the next caller.
-        if is_due && *self.look_ups.borrow() >= last.number && self.asked.try_send(Asked::LookNamesUp).is_ok() {
+        if is_due && *self.look_ups.borrow() >= last.number && self.asked.try_send(Asked::LookNamesUp).is_ok()
+        {
             *last = LastLookUp { at: Some(now), number: last.number + 1 };
         }
         last.number

@@ -6,7 +6,7 @@ use nix::unistd::geteuid;
 
 use super::profile::{Built, Workshop};
 use crate::{
-    access::Directory,
+    access::Lookup,
     config::{self, Config, Kind, LogFormat, LogLevel, SourceFile},
     files, log, names,
     token::ProfileName,
@@ -27,7 +27,7 @@ pub struct Loaded {
 /// A config with all done that can fail.
 pub struct Prepared {
     pub(super) loaded: Loaded,
-    pub(super) directory: Directory,
+    pub(super) found: Lookup,
     pub(super) built: BTreeMap<ProfileName, Built>,
 }
 
@@ -96,7 +96,7 @@ pub async fn prepare(
             return Err(faults);
         }
         let loaded = Loaded { config: loaded.config, warnings };
-        Ok(Prepared { loaded, directory: found.directory, built })
+        Ok(Prepared { loaded, found, built })
     });
     done.await.unwrap_or_else(|_| {
         Err(vec![
