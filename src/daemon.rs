@@ -185,6 +185,7 @@ impl Daemon {
             clock: time.clone(),
             observe: Arc::new(peer::observe),
             faults: Agent::faults(),
+            metrics: Arc::clone(&metrics),
             patience: server::Patience::default(),
         };
         let mut daemon = Self {

@@ -25,7 +25,7 @@ use crate::{
     audit::Audit,
     clock::{Clock, Now},
     limits::Exceeded,
-    metrics::{Method, Metrics},
+    metrics::Metrics,
     pb,
     server::{Book, Connection, Faults, Phase, WatchPermit, deadline_of},
 };
@@ -126,13 +126,6 @@ impl Agent {
             }
         }
         Arc::new(Table)
-    }
-
-    /// Counts the end of a call.
-    fn count<T>(&self, method: Method, result: Result<T, Refusal>) -> Result<T, Status> {
-        let result = result.map_err(Status::from);
-        self.metrics.call(method, result.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok));
-        result
     }
 }
 
