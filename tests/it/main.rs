@@ -3,12 +3,14 @@
 
 mod admin;
 mod architecture;
+mod callers;
 mod cli;
 mod crowds;
 mod demands;
 mod fake_agent;
 mod health;
 mod lost_rotator;
+mod names;
 mod outage;
 mod reload;
 mod requests;
