@@ -279,6 +279,7 @@ impl Daemon {
                 },
             }
         }
+        self.tasks.shutdown().await;
         self.audit.flush();
         Ok(())
     }

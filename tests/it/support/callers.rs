@@ -7,6 +7,7 @@ use nix::{errno::Errno, unistd::geteuid};
 use super::{Agent, Client};
 
 /// Whether the test cannot take other uids; says so if it cannot.
+#[allow(clippy::print_stderr, reason = "what is not tested is said")]
 pub(crate) fn skipped_without_root(test: &str) -> bool {
     let skipped = !geteuid().is_root();
     if skipped {
