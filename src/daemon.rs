@@ -280,6 +280,7 @@ impl Daemon {
                 },
             }
         }
+        self.tasks.shutdown().await;
         self.audit.flush();
         Ok(())
     }
