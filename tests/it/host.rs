@@ -146,6 +146,20 @@ impl Host {
         )
     }
 
+    /// `[agent]` as an agent of any user can have it: no group is given.
+    pub(crate) fn plain_agent_table(&self, lines: &str) -> String {
+        format!(
+            "[agent]\nsocket = {:?}\nca_file = {:?}\n{lines}\n",
+            self.path("agent.sock"),
+            self.path("ca.pem")
+        )
+    }
+
+    /// Gives what is there to a user, as `chown` does.
+    pub(crate) fn give(&self, name: &str, uid: u32) {
+        std::os::unix::fs::chown(self.path(name), Some(uid), Some(uid)).unwrap();
+    }
+
     /// `[tokens.NAME]` at the issuer, with the secret of the file `secret` and further lines.
     pub(crate) fn profile(&self, name: &str, lines: &str) -> String {
         format!(
@@ -185,9 +199,35 @@ impl Host {
 
     /// Starts `bloom-agent run`, as the test's own user.
     pub(crate) fn start(&self) -> Agent {
-        let mut command = Command::new(self.program("bloom-agent"));
+        Agent::spawn(self.daemon(&["run"]))
+    }
+
+    /// Starts `bloom-agent run` as another user, who gets the directory and the secret.
+    pub(crate) fn start_as(&self, user: &User) -> Agent {
+        self.give(".", user.uid);
+        self.give("secret", user.uid);
+        let mut command = user.command(&self.program("bloom-agent"));
         command.arg("run").arg("--config").arg(self.path("config.toml"));
         Agent::spawn(command)
+    }
+
+    /// `bloom-agent ARGS --config` of this host, not yet started.
+    pub(crate) fn daemon(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.program("bloom-agent"));
+        command.args(arguments).arg("--config").arg(self.path("config.toml"));
+        command
+    }
+
+    /// `bloom-agent-cli` on this host's socket, not yet started.
+    pub(crate) fn cli_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.program("bloom-agent-cli"));
+        command.arg("--socket").arg(self.path("agent.sock")).args(arguments);
+        command
+    }
+
+    /// Runs the agent where it is expected to end by itself; what it wrote is returned.
+    pub(crate) fn run_to_its_end(&self) -> Output {
+        self.daemon(&["run"]).stdin(Stdio::null()).output().unwrap()
     }
 
     /// `bloom-agent-cli ARGS` as a user, on the host's socket.
@@ -229,6 +269,43 @@ impl User {
         command.arg("--").arg(program);
         command
     }
+
+    /// Does something on a thread that is this user to the kernel: what it connects to sees these ids. Credentials are a
+    /// thread's in Linux; the C library's wrappers would change all threads, so the bare system calls are made.
+    #[allow(unsafe_code, reason = "credentials of one thread have no wrapper")]
+    pub(crate) fn act<T: Send>(&self, deed: impl FnOnce() -> T + Send) -> T {
+        let become_user = || {
+            let (uid, gid) = (self.uid, self.gid);
+            // SAFETY: the pointer is `groups.len()` readable gid_t; the others take numbers only.
+            let answers = unsafe {
+                [
+                    nix::libc::syscall(nix::libc::SYS_setgroups, self.groups.len(), self.groups.as_ptr()),
+                    nix::libc::syscall(nix::libc::SYS_setresgid, gid, gid, gid),
+                    nix::libc::syscall(nix::libc::SYS_setresuid, uid, uid, uid),
+                ]
+            };
+            assert_eq!(answers, [0, 0, 0], "{self:?}");
+        };
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                become_user();
+                deed()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
+
+/// A gRPC channel to a socket; the connection is that of the thread that polls it.
+pub(crate) async fn connect(socket: &Path) -> tonic::transport::Channel {
+    let target = format!("unix:{}", socket.display());
+    tonic::transport::Endpoint::from_shared(target).unwrap().connect().await.unwrap()
+}
+
+/// Runs a future to its end on this thread, with nothing on any other.
+pub(crate) fn on_this_thread<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, future).await.expect("it hangs") })
 }
 
 /// A running program, its output collected. Dropping it kills it.

@@ -7,3 +7,4 @@ mod fake_agent;
 mod host;
 mod programs;
 mod serving;
+mod uids;
