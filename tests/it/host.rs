@@ -367,6 +367,16 @@ impl Agent {
         }
     }
 
+    /// Waits until `text` is somewhere in stderr, be it in a line that was waited for before.
+    pub(crate) fn wait_until_logged(&self, text: &str) {
+        let lines = self.lines.lock().unwrap();
+        while !self.log().contains(text) {
+            if let Err(error) = lines.recv_timeout(PATIENCE) {
+                panic!("no line with {text:?} ({error}); it wrote:\n{}", self.log());
+            }
+        }
+    }
+
     /// Tells it to stop and waits for the end; returns the status and all of stdout.
     pub(crate) fn stop(mut self) -> (ExitStatus, String, String) {
         self.signal(Signal::SIGTERM);
@@ -388,6 +398,80 @@ impl Drop for Agent {
         let _ended = self.child.kill();
         let _reaped = self.child.wait();
     }
+}
+
+/// A running program whose standard output is read line by line as it comes. Dropping it kills it.
+pub(crate) struct Printing {
+    child: Child,
+    lines: Receiver<String>,
+    err: Option<JoinHandle<String>>,
+}
+
+impl Printing {
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let mut child = command.spawn().unwrap();
+        let (sender, lines) = channel();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        std::thread::spawn(move || {
+            for line in stdout.lines() {
+                // Nobody may be reading any more.
+                let _unheard = sender.send(line.unwrap());
+            }
+        });
+        let mut stderr = child.stderr.take().unwrap();
+        let err = std::thread::spawn(move || {
+            let mut text = Vec::new();
+            stderr.read_to_end(&mut text).unwrap();
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        Self { child, lines, err: Some(err) }
+    }
+
+    /// The next line; fails the test if none comes.
+    pub(crate) fn line(&mut self) -> String {
+        match self.lines.recv_timeout(PATIENCE) {
+            Ok(line) => line,
+            Err(error) => {
+                let _ended = self.child.kill();
+                panic!("no line ({error}); its messages:\n{}", self.err.take().unwrap().join().unwrap());
+            }
+        }
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap())
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    /// Waits for the end; returns the status, the lines not read yet, and stderr.
+    pub(crate) fn wait(&mut self) -> (ExitStatus, Vec<String>, String) {
+        let status = self.child.wait().unwrap();
+        let err = self.err.take().unwrap().join().unwrap();
+        (status, self.lines.iter().collect(), err)
+    }
+}
+
+impl Drop for Printing {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+/// What a program wrote to its standard error.
+pub(crate) fn messages(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// What a program wrote to its standard output, without the last newline.
+pub(crate) fn printed(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.strip_suffix('\n').map(ToOwned::to_owned).unwrap_or(text)
 }
 
 /// What a program printed, for an assertion's message.

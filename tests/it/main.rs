@@ -2,9 +2,11 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
 
 mod architecture;
+mod check;
 mod cli;
 mod fake_agent;
 mod host;
 mod programs;
 mod serving;
 mod uids;
+mod verbs;
