@@ -88,11 +88,13 @@ pub enum Fatal {
     Lost(&'static str),
 }
 
-/// What an operator tells a running agent by a signal.
+/// What a running agent is told, by a signal of the kernel's or by who started it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// SIGTERM, SIGINT: drain and end; a second one: end at once.
     Stop,
+    /// Whom it was there for is gone (`dev -- COMMAND`): end at once.
+    End,
     /// SIGHUP: reload.
     Reload,
 }
@@ -236,6 +238,7 @@ impl Daemon {
             tokio::select! {
                 signal = signals.recv() => match signal {
                     Some(Signal::Reload) => self.ask_reload(None),
+                    Some(Signal::End) => break,
                     // Who gives the signals is gone: nobody could stop us any more.
                     Some(Signal::Stop) | None => {
                         if self.phase.send_replace(Phase::Draining) == Phase::Draining {

@@ -169,8 +169,7 @@ pub fn dev(options: Options) -> Result<u8, DevFault> {
             () = &mut serve_issuer => return Err(Fatal::Lost("issuer").into()),
         };
         // The command is over; who else holds a connection has had its time.
-        let _gone = signal.try_send(Signal::Stop);
-        let _gone = signal.try_send(Signal::Stop);
+        let _gone = signal.try_send(Signal::End);
         tokio::select! {
             ended = &mut served => ended?,
             () = &mut serve_issuer => {}

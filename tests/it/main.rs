@@ -4,6 +4,7 @@
 mod architecture;
 mod check;
 mod cli;
+mod dev;
 mod fake_agent;
 mod host;
 mod programs;
