@@ -134,11 +134,15 @@ impl Host {
         fs::set_permissions(self.path(name), fs::Permissions::from_mode(mode)).unwrap();
     }
 
-    /// `[agent]` with the socket in the directory and further lines.
+    /// `[agent]` with the socket in the directory and further lines. Who runs the tests is an admin, root or not.
     pub(crate) fn agent_table(&self, lines: &str) -> String {
         // The packaged group is root's default, and need not exist on a machine that only runs the tests.
-        let has_group = !nix::unistd::geteuid().is_root() || lines.contains("socket_group");
-        let lines = if has_group { lines.to_owned() } else { format!("socket_group = \"root\"\n{lines}") };
+        let own = nix::unistd::geteuid();
+        let lines = match (own.is_root(), lines) {
+            (true, lines) if !lines.contains("socket_group") => format!("socket_group = \"root\"\n{lines}"),
+            (false, lines) if !lines.contains("admin = ") => format!("admin = [\"uid:{own}\"]\n{lines}"),
+            (_, lines) => lines.to_owned(),
+        };
         format!(
             "[agent]\nsocket = {:?}\nca_file = {:?}\n{lines}\n",
             self.path("agent.sock"),
