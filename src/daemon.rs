@@ -83,11 +83,13 @@ pub enum Fatal {
     Lost(&'static str),
 }
 
-/// What an operator tells a running agent by a signal.
+/// What a running agent is told, by a signal of the kernel's or by who started it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// SIGTERM, SIGINT: drain and end; a second one: end at once.
     Stop,
+    /// Whom it was there for is gone (`dev -- COMMAND`): end at once.
+    End,
     /// SIGHUP: reload.
     Reload,
     /// End at once, without draining: `dev`'s command is over.

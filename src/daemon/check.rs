@@ -164,5 +164,7 @@ fn way_to<'a>(
             }
         }
     }
+    // A look-up that hangs has been told of; it is not waited for.
+    runtime.shutdown_background();
     Ok(checked)
 }

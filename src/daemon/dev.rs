@@ -29,7 +29,7 @@ use super::{
     Daemon, Fatal, Parts,
     load::Loaded,
     profile::Workshop,
-    run::{RunFault, runtime, signals_of_the_kernel},
+    run::{RunFault, runtime, signals_of_the_kernel, to_its_end},
 };
 use crate::{
     access::Selector,
@@ -109,8 +109,7 @@ pub fn dev(options: Options) -> Result<u8, DevFault> {
     let bound =
         server::bind(server::Address { path: &socket, mode: 0o600, group: None }).map_err(RunFault::from)?;
 
-    let runtime = runtime()?;
-    let code = runtime.block_on(async {
+    let code = to_its_end(runtime()?, async {
         let client_id = random_text(20);
         let mut issuer = IssuerOptions::new(options.dialect, client_id.clone(), secret.clone());
         issuer.lifetime = options.lifetime;
@@ -175,7 +174,6 @@ pub fn dev(options: Options) -> Result<u8, DevFault> {
         Ok(exit_status(status))
     });
     drop(bound.place);
-    runtime.shutdown_background();
     code
 }
 
