@@ -5,5 +5,6 @@ mod architecture;
 mod cli;
 mod fake_agent;
 mod host;
+mod leaks;
 mod programs;
 mod serving;
