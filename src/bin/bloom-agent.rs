@@ -20,7 +20,7 @@ use bloom_agent::{
     },
     dev_issuer::Dialect,
     exit::Exit,
-    hardening,
+    hardening, log,
     token::ProfileName,
     wiping::WipingAllocator,
 };
@@ -33,6 +33,7 @@ static ALLOCATOR: WipingAllocator = WipingAllocator::new(std::alloc::System);
 fn main() -> ExitCode {
     // First, with no branch before it: from here on no core file, no ptrace by the same user, no descriptor for a child.
     let hardened = hardening::apply();
+    log::withhold_panic_messages("bloom-agent");
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(usage) => {

@@ -1,7 +1,7 @@
 //! Answers that bring no token: whose fault it is, when to ask again, and the line that says so.
 //!
-//! The words of the provider are kept apart until the secret is known: [`Rejection::into_failure`] takes the secret out
-//! of them, then escapes and cuts them.
+//! The words of the provider are kept apart until the secret is known: [`Rejection::into_failure`] takes the secret, and
+//! what may be a token, out of them, then escapes and cuts them.
 
 use std::{fmt, time::Duration};
 
@@ -11,7 +11,7 @@ use super::{
     Client,
     json::{self, Members},
     retry_after,
-    words::{line, quoted, scrubbed},
+    words::{line, quoted, scrubbed, without_tokens},
 };
 use crate::{
     failure::{Failure, FailureKind, Schedule},
@@ -61,7 +61,8 @@ impl Rejection {
                 format!("{} answered {}, Retry-After {seconds} s{most}", client.endpoint, self.status)
             }
         };
-        let clean = |text: &str, max| quoted(&scrubbed(text, &client.client_id, secret), max);
+        let clean =
+            |text: &str, max| quoted(&without_tokens(&scrubbed(text, &client.client_id, secret)), max);
         let why = match &self.why {
             Why::Ours(text) => text.clone(),
             Why::Theirs { code, description } if description.is_empty() => clean(code, MAX_CODE),

@@ -111,8 +111,12 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn new(secret: &str) -> Self {
+        Self::with_dialect(Dialect::Hydra, secret)
+    }
+
+    pub(crate) fn with_dialect(dialect: Dialect, secret: &str) -> Self {
         let directory = tempfile::Builder::new().prefix("bloom-agent-it-").tempdir().unwrap();
-        let host = Self { issuer: TlsIssuer::start(Dialect::Hydra, secret), directory };
+        let host = Self { issuer: TlsIssuer::start(dialect, secret), directory };
         host.chmod(".", 0o755);
         host.write("ca.pem", &host.issuer.ca_pem.clone(), 0o644);
         host.write("secret", secret, 0o600);
@@ -127,6 +131,17 @@ impl Host {
     pub(crate) fn write(&self, name: &str, text: &str, mode: u32) {
         fs::write(self.path(name), text).unwrap();
         self.chmod(name, mode);
+    }
+
+    /// The same with bytes that need not be text.
+    pub(crate) fn write_bytes(&self, name: &str, bytes: &[u8], mode: u32) {
+        fs::write(self.path(name), bytes).unwrap();
+        self.chmod(name, mode);
+    }
+
+    /// The directory that everything of this host is in.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     #[allow(clippy::disallowed_methods, reason = "a directory of the test's own")]
@@ -234,6 +249,18 @@ impl Host {
     /// Runs the agent where it is expected to end by itself; what it wrote is returned.
     pub(crate) fn run_to_its_end(&self) -> Output {
         self.daemon(&["run"]).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// `bloom-agent check`, as the test's own user.
+    pub(crate) fn check(&self) -> Output {
+        let mut command = Command::new(self.program("bloom-agent"));
+        command.arg("check").arg("--config").arg(self.path("config.toml")).output().unwrap()
+    }
+
+    /// A channel to the agent, for what the CLI has no words for.
+    pub(crate) async fn channel(&self) -> tonic::transport::Channel {
+        let address = format!("unix://{}", self.path("agent.sock").display());
+        tonic::transport::Endpoint::from_shared(address).unwrap().connect().await.unwrap()
     }
 
     /// `bloom-agent-cli ARGS` as a user, on the host's socket.

@@ -19,6 +19,7 @@ mod dev;
 mod fake_agent;
 mod health;
 mod host;
+mod leaks;
 mod lost_rotator;
 mod names;
 mod outage;
