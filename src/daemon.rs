@@ -95,6 +95,8 @@ pub enum Signal {
     Stop,
     /// SIGHUP: reload.
     Reload,
+    /// End at once, without draining: `dev`'s command is over.
+    End,
 }
 
 /// What each task leaves when it ends.
@@ -236,6 +238,7 @@ impl Daemon {
             tokio::select! {
                 signal = signals.recv() => match signal {
                     Some(Signal::Reload) => self.ask_reload(None),
+                    Some(Signal::End) => break,
                     // Who gives the signals is gone: nobody could stop us any more.
                     Some(Signal::Stop) | None => {
                         if self.phase.send_replace(Phase::Draining) == Phase::Draining {

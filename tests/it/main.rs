@@ -3,6 +3,7 @@
 
 mod architecture;
 mod cli;
+mod dev_command;
 mod fake_agent;
 mod host;
 mod programs;
