@@ -53,7 +53,7 @@ pub trait Control: Send + Sync {
     /// latest, whatever the directory service does.
     async fn look_names_up(&self, patience: Duration);
 
-    /// A denial was audited: its repetitions are counted, and somebody has to see to it that the count is told.
+    /// A denial or a report was audited: its repetitions are counted, and somebody has to see to it that the count is told.
     fn denial_noted(&self);
 
     /// What the agent must do without on this host, in words.

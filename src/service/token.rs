@@ -195,6 +195,7 @@ impl Tokens {
         let profile = &admitted.profile;
         let reported = Generation::from_u64(asked.generation);
         agent.audit.reported(caller.connection.peer(), &profile.name, reported, admitted.rule.as_str());
+        agent.control.denial_noted();
         let deadline = agent.clock.now().boot + caller.patience;
         let settled = tokio::select! {
             settled = timeout(caller.patience, profile.settle(Demand::Rejected(reported), deadline)) => settled.unwrap_or(Ok(())),

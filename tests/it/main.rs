@@ -16,6 +16,7 @@ mod cli;
 mod crowds;
 mod demands;
 mod dev;
+mod dev_command;
 mod fake_agent;
 mod health;
 mod host;
