@@ -20,7 +20,7 @@ use nix::{
 use rand::{RngExt as _, distr::Alphanumeric};
 use tokio::{
     process::Command,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
 };
 use zeroize::Zeroizing;
@@ -91,6 +91,17 @@ impl From<Fatal> for DevFault {
 
 /// Runs it until a signal comes or the command ends; returns the exit status.
 pub fn dev(options: Options) -> Result<u8, DevFault> {
+    let runtime = runtime()?;
+    // Before there is anything to leave behind: who ends us while we start finds no directory of ours.
+    let entered = runtime.enter();
+    let (signal, signals) = mpsc::channel(4);
+    let no_signals = |why| RunFault::System { what: "no signals", why };
+    let kernel = signals_of_the_kernel(signal).map_err(no_signals)?;
+    let passed_on = match options.command.is_empty() {
+        true => None,
+        false => Some(PassedOn::new().map_err(no_signals)?),
+    };
+    drop(entered);
     let home = home()?;
     let socket = home.path().join("agent.sock");
     let secret = random_text(40);
@@ -109,7 +120,6 @@ pub fn dev(options: Options) -> Result<u8, DevFault> {
     let bound =
         server::bind(server::Address { path: &socket, mode: 0o600, group: None }).map_err(RunFault::from)?;
 
-    let runtime = runtime()?;
     let code = runtime.block_on(async {
         let client_id = random_text(20);
         let mut issuer = IssuerOptions::new(options.dialect, client_id.clone(), secret.clone());
@@ -123,7 +133,6 @@ pub fn dev(options: Options) -> Result<u8, DevFault> {
         let (time, wall_steps) =
             KernelTime::new().map_err(|why| RunFault::System { what: "no timer", why })?;
         let time = Arc::new(time);
-        let (signal, signals) = mpsc::channel(4);
         let daemon = Daemon::start(Parts {
             read: Arc::new(move || Ok(Loaded { config: config.clone(), warnings: Vec::new() })),
             listener: bound.listener,
@@ -147,9 +156,7 @@ pub fn dev(options: Options) -> Result<u8, DevFault> {
         let served = daemon.run(signals);
         tokio::pin!(served, serve_issuer);
 
-        if options.command.is_empty() {
-            let kernel =
-                signals_of_the_kernel(signal).map_err(|why| RunFault::System { what: "no signals", why })?;
+        let Some(passed_on) = passed_on else {
             if tell(&introduction(&socket, options.lifetime))? == Told::ReaderGone {
                 return Ok(0);
             }
@@ -160,8 +167,8 @@ pub fn dev(options: Options) -> Result<u8, DevFault> {
                 told = tell_rotations(rotations, time) => told?,
             }
             return Ok(0);
-        }
-        let command = run_command(&options, &socket);
+        };
+        let command = run_command(&options, &socket, passed_on);
         tokio::pin!(command);
         let status = tokio::select! {
             status = &mut command => status?,
@@ -313,9 +320,39 @@ async fn tell_rotations(
     }
 }
 
+/// The signals that are the command's affair once it runs.
+struct PassedOn([(UnixSignal, Signal); 4]);
+
+impl PassedOn {
+    fn new() -> io::Result<Self> {
+        Ok(Self([
+            (UnixSignal::SIGTERM, signal(SignalKind::terminate())?),
+            (UnixSignal::SIGHUP, signal(SignalKind::hangup())?),
+            (UnixSignal::SIGINT, signal(SignalKind::interrupt())?),
+            (UnixSignal::SIGQUIT, signal(SignalKind::quit())?),
+        ]))
+    }
+
+    /// The next that comes. Cancel safe.
+    async fn first(&mut self) -> UnixSignal {
+        let [term, hup, int, quit] = &mut self.0;
+        tokio::select! {
+            Some(()) = term.1.recv() => term.0,
+            Some(()) = hup.1.recv() => hup.0,
+            Some(()) = int.1.recv() => int.0,
+            Some(()) = quit.1.recv() => quit.0,
+            else => std::future::pending().await,
+        }
+    }
+}
+
 /// Runs the command to its end. As under ssh-agent, a signal from the terminal is the command's affair; one that is sent
 /// to us alone is passed on to it.
-async fn run_command(options: &Options, socket: &Path) -> Result<ExitStatus, DevFault> {
+async fn run_command(
+    options: &Options,
+    socket: &Path,
+    mut signals: PassedOn,
+) -> Result<ExitStatus, DevFault> {
     let (program, arguments) = options.command.split_first().ok_or(Fatal::Lost("command"))?;
     let before = options.before;
     let mut command = Command::new(program);
@@ -326,12 +363,14 @@ async fn run_command(options: &Options, socket: &Path) -> Result<ExitStatus, Dev
     unsafe {
         command.pre_exec(move || before.restore());
     }
-    let kernel = |kind| signal(kind).map_err(|why| RunFault::System { what: "no signals", why });
-    let mut terminate = kernel(SignalKind::terminate())?;
-    let mut hangup = kernel(SignalKind::hangup())?;
-    // The terminal sends these to the command as well, so they are not passed on; and it is the command that decides.
-    let mut interrupt = kernel(SignalKind::interrupt())?;
-    let mut quit = kernel(SignalKind::quit())?;
+    let early = tokio::select! {
+        biased;
+        early = signals.first() => Some(early),
+        () = std::future::ready(()) => None,
+    };
+    if let Some(early) = early {
+        return Ok(ExitStatus::from_raw(early as i32));
+    }
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(why) => {
@@ -350,11 +389,12 @@ async fn run_command(options: &Options, socket: &Path) -> Result<ExitStatus, Dev
             ended = child.wait() => {
                 return ended.map_err(|why| DevFault::System { what: "wait for the command", why, remedy: "start again" });
             }
-            Some(()) = terminate.recv() => UnixSignal::SIGTERM,
-            Some(()) = hangup.recv() => UnixSignal::SIGHUP,
-            Some(()) = interrupt.recv() => continue,
-            Some(()) = quit.recv() => continue,
+            signal = signals.first() => signal,
         };
+        // The terminal sends these to the command as well; and it is the command that decides.
+        if matches!(pass_on, UnixSignal::SIGINT | UnixSignal::SIGQUIT) {
+            continue;
+        }
         if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
             // It may have ended in this instant.
             let _ended = kill(Pid::from_raw(pid), pass_on);
