@@ -97,10 +97,7 @@ pub fn dev(options: Options) -> Result<u8, DevFault> {
     let (signal, signals) = mpsc::channel(4);
     let no_signals = |why| RunFault::System { what: "no signals", why };
     let kernel = signals_of_the_kernel(signal).map_err(no_signals)?;
-    let passed_on = match options.command.is_empty() {
-        true => None,
-        false => Some(PassedOn::new().map_err(no_signals)?),
-    };
+    let passed_on = (!options.command.is_empty()).then(PassedOn::new).transpose().map_err(no_signals)?;
     drop(entered);
     let home = home()?;
     let socket = home.path().join("agent.sock");
