@@ -92,8 +92,6 @@ pub enum Signal {
     End,
     /// SIGHUP: reload.
     Reload,
-    /// End at once, without draining: `dev`'s command is over.
-    End,
 }
 
 /// What each task leaves when it ends.

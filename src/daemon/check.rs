@@ -44,7 +44,9 @@ pub enum CheckFault {
     #[error(transparent)]
     Run(#[from] RunFault),
     /// Nobody reads the output.
-    #[error(transparent)]
+    #[error(
+        "the output cannot be written\n{0}\nlook at what it is connected to, and whether its disk is full"
+    )]
     Output(#[from] std::io::Error),
     /// `--connect NAME` with a name that no profile has.
     #[error(

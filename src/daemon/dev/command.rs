@@ -68,7 +68,11 @@ pub(super) async fn run(options: &Options, socket: &Path, ending: &mut Ending) -
         Ok(child) => child,
         Err(why) => {
             // As env(1) does; the exit status says the same where stderr is closed.
-            let _closed = writeln!(io::stderr(), "bloom-agent: cannot run {}: {why}", program.display());
+            let _closed = writeln!(
+                io::stderr(),
+                "bloom-agent: cannot run {}\n{why}\ncorrect the command: a path, or a name that PATH has",
+                program.display()
+            );
             return Ok(if why.kind() == io::ErrorKind::NotFound { 127 } else { 126 });
         }
     };
