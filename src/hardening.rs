@@ -173,6 +173,16 @@ pub fn no_new_privileges() -> Result<(), Degraded> {
     prctl::set_no_new_privs().map_err(|errno| Degraded { protection: Protection::NoNewPrivileges, errno })
 }
 
+/// For programs that ask providers themselves (`run`, `check`): whom they trust is the system's store or `ca_file`, and no
+/// variable of the environment. The TLS library would honour these two. Call it while there is one thread.
+#[expect(unsafe_code, reason = "changes the environment")]
+pub fn forget_trust_variables() {
+    for name in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
+        // SAFETY: nothing else reads or writes the environment meanwhile: it is called from `main`, before any thread.
+        unsafe { std::env::remove_var(name) };
+    }
+}
+
 /// A closed descriptor 2 would be the number of the next file that is opened, and our next message would be written
 /// into it; OpenSSH's sanitise_stdfd() guards against the same. Rust's runtime does this before `main` today, but
 /// documents no promise of it.

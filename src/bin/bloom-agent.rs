@@ -44,9 +44,13 @@ fn main() -> ExitCode {
     };
     match arguments.command {
         Command::Run { config } => {
+            hardening::forget_trust_variables();
             end(run(&config, hardened.degraded).map(|()| Exit::Done).map_err(Problem::from))
         }
-        Command::Check { config, connect } => end(checked(&config, connect)),
+        Command::Check { config, connect } => {
+            hardening::forget_trust_variables();
+            end(checked(&config, connect))
+        }
         Command::Dev { lifetime, dialect, command } => {
             let options =
                 dev::Options { lifetime, dialect: dialect.into(), command, before: hardened.before };

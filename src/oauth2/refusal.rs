@@ -118,7 +118,7 @@ impl Rejection {
         let code = members.and_then(|members| json::text_of(members.error));
         let code = code.as_deref().unwrap_or_default();
         let credentials = match (status, code) {
-            (401, _) | (_, "invalid_client") => Credentials::Refused,
+            (401, _) | (..=499, "invalid_client") => Credentials::Refused,
             _ => Credentials::NotJudged,
         };
         let (kind, schedule) = classify(status, code);
@@ -155,16 +155,16 @@ impl fmt::Debug for Rejection {
 
 /// The schedules of the refresh rules. What passes by itself goes first, then what nobody but a person can mend.
 ///
-/// `invalid_client` is a refusal under a 5xx too: it says for certain that the same request will be refused again. A
-/// status beyond 599 is read as 5xx (RFC 9110 §15).
+/// A 5xx passes whatever its body says: a provider in trouble says many things. A status beyond 599 is read as 5xx
+/// (RFC 9110 §15).
 fn classify(status: u16, code: &str) -> (FailureKind, Schedule) {
     match (status, code) {
         (429, _) => (FailureKind::ProviderError, Schedule::RateLimited),
         (_, "temporarily_unavailable" | "server_error" | "slow_down") => {
             (FailureKind::ProviderError, Schedule::Transient)
         }
-        (_, "invalid_client") => (FailureKind::Refused, Schedule::Refusal),
         (408 | 425 | 500.., _) => (FailureKind::ProviderError, Schedule::Transient),
+        (_, "invalid_client") => (FailureKind::Refused, Schedule::Refusal),
         // No refusal, and no token either.
         (..=199 | 201..=299, _) => (FailureKind::ProviderError, Schedule::Transient),
         _ => (FailureKind::Refused, Schedule::Refusal),
