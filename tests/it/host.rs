@@ -2,9 +2,8 @@
 //! `bloom-agent run` as a process, and callers of any uid.
 
 use std::{
-    ffi::OsStr,
     fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read as _},
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
@@ -515,12 +514,4 @@ pub(crate) fn shown(output: &Output) -> String {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     )
-}
-
-/// Runs a program with something on its standard input.
-pub(crate) fn with_input(mut command: Command, input: impl AsRef<OsStr>) -> Output {
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_ref().as_encoded_bytes()).unwrap();
-    child.wait_with_output().unwrap()
 }
