@@ -183,6 +183,8 @@ mod tests {
             fs::File::open(&path).unwrap().set_permissions(Permissions::from_mode(0o644)).unwrap();
             let source = Source::file(&path);
             assert_eq!(source.read().unwrap_err().nature, Nature::Standing, "its mode");
+            let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;
+            nix::sys::resource::setrlimit(limit, 64, 64).unwrap();
             let mut taken = Vec::new();
             while let Ok(one) = fs::File::open("/dev/null") {
                 taken.push(one);
