@@ -23,7 +23,8 @@ pub enum Schedule {
     Transient,
     /// 429 (RFC 6585 §4).
     RateLimited,
-    /// Everything else: it will be refused again until somebody mends something. An unreadable secret too.
+    /// Everything else: it will be refused again until somebody mends something. An unreadable secret too, unless its
+    /// fault passes by itself.
     Refusal,
 }
 

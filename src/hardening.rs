@@ -15,7 +15,7 @@ use nix::{
     fcntl::{OFlag, open},
     sys::{
         prctl,
-        resource::{Resource, getrlimit, rlim_t, setrlimit},
+        resource::{RLIM_INFINITY, Resource, getrlimit, rlim_t, setrlimit},
         signal::{SigHandler, Signal, signal},
         stat::{Mode, umask},
     },
@@ -183,6 +183,20 @@ pub fn forget_trust_variables() {
     }
 }
 
+/// For `run` only, since `dev`'s COMMAND owes its limits to its caller (select(2) and old programs that close every
+/// descriptor they may have want the low soft limit): as many descriptors as the host lets us have. Each connection of a
+/// caller takes one, and systemd's default is 1024 (systemd.exec(5), LimitNOFILE=).
+pub fn raise_descriptor_limit() -> Result<(), Errno> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft == hard { Ok(()) } else { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) }
+}
+
+/// How many descriptors this process may have open; none where there is no limit, or none is told.
+pub fn descriptor_limit() -> Option<u64> {
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    (soft != RLIM_INFINITY).then_some(soft)
+}
+
 /// A closed descriptor 2 would be the number of the next file that is opened, and our next message would be written
 /// into it; OpenSSH's sanitise_stdfd() guards against the same. Rust's runtime does this before `main` today, but
 /// documents no promise of it.
@@ -298,6 +312,26 @@ mod tests {
                 assert!(!prctl::get_no_new_privs().unwrap(), "that is for `run` to ask for");
                 no_new_privileges().unwrap();
                 assert!(prctl::get_no_new_privs().unwrap());
+            },
+        );
+    }
+
+    #[test]
+    fn the_limit_of_descriptors_is_raised_as_far_as_it_goes() {
+        trial::in_own_process(
+            "hardening::tests::the_limit_of_descriptors_is_raised_as_far_as_it_goes",
+            || {
+                setrlimit(Resource::RLIMIT_NOFILE, 100, 500).unwrap();
+                assert_eq!(descriptor_limit(), Some(100));
+                for _ in 0..2 {
+                    raise_descriptor_limit().unwrap();
+                    assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (500, 500));
+                }
+                assert_eq!(descriptor_limit(), Some(500));
+                let refused = trial::without_call(libc::SYS_prlimit64, Errno::EPERM, || {
+                    (raise_descriptor_limit(), descriptor_limit())
+                });
+                assert_eq!(refused, (Err(Errno::EPERM), None));
             },
         );
     }

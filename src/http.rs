@@ -8,6 +8,7 @@
 
 mod certificate;
 mod fault;
+mod look_up;
 mod probe;
 mod progress;
 mod tls;
@@ -21,6 +22,7 @@ use tokio::time::timeout_at;
 use zeroize::Zeroizing;
 
 pub use fault::{NetworkFault, Reached, Step};
+pub use look_up::{LOOK_UPS, LookUps};
 pub use probe::Probed;
 use progress::Progress;
 pub use tls::TransportFault;
@@ -49,6 +51,7 @@ pub struct HttpClient {
     tls: rustls::ClientConfig,
     proxy: Option<ProxyUrl>,
     deadline: Duration,
+    look_ups: LookUps,
 }
 
 /// What was answered, whole or not.
@@ -74,7 +77,14 @@ impl HttpClient {
             tls: tls::client_config(transport.ca_file.as_deref())?,
             proxy: transport.proxy.clone(),
             deadline: DEADLINE,
+            look_ups: LookUps::default(),
         })
+    }
+
+    /// The same, one of those that share `look_ups`.
+    #[must_use]
+    pub fn with_look_ups(self, look_ups: LookUps) -> Self {
+        Self { look_ups, ..self }
     }
 
     /// The same with another deadline than [`DEADLINE`].
@@ -161,7 +171,7 @@ impl HttpClient {
             // Shared out among the addresses of a name, so that a silent one leaves time for the next. IPv4 starts
             // 300 ms after IPv6 in any case (hyper-util's default, RFC 8305).
             .connect_timeout(self.deadline * 4 / 5)
-            .dns_resolver(progress.resolver())
+            .dns_resolver(progress.resolver(&self.look_ups))
             .connector_layer(progress.layer());
         match self.proxy_for(endpoint) {
             Some(proxy) => builder.proxy(Proxy::all(proxy.as_str())?),

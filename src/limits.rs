@@ -76,7 +76,49 @@ impl Oddity {
     }
 }
 
+/// Descriptors for what is there once: the socket, the log, the event loop, the timers, and the secret files that are
+/// being read.
+const OWN_DESCRIPTORS: u64 = 64;
+/// And for each profile: its timer, its connection to the provider, the watches of its two secrets.
+const DESCRIPTORS_PER_PROFILE: u64 = 4;
+
+/// `connections_total` asks for more than the process can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "limits.connections_total is {configured}, but this process may have {descriptors} files open, which is enough for \
+     {admitted} connections: so many are admitted; raise LimitNOFILE= of the unit to {wanted}, or lower \
+     connections_total"
+)]
+pub struct Capped {
+    /// What the config says.
+    pub configured: u32,
+    /// What is in force.
+    pub admitted: u32,
+    /// What the process may have.
+    pub descriptors: u64,
+    /// What it would have to have.
+    pub wanted: u64,
+}
+
 impl Limits {
+    /// With as many connections as a process with `descriptors` has room for, beside what it needs itself for so many
+    /// `profiles`: whoever is admitted takes a descriptor, and a secret that cannot be opened for want of one is
+    /// everybody's loss. At least one connection, since none would be no agent.
+    #[must_use]
+    pub fn within(self, descriptors: u64, profiles: usize) -> (Self, Option<Capped>) {
+        let profiles = u64::try_from(profiles).unwrap_or(u64::MAX);
+        let own = OWN_DESCRIPTORS.saturating_add(profiles.saturating_mul(DESCRIPTORS_PER_PROFILE));
+        let configured = self.connections_total;
+        let room = descriptors.saturating_sub(own).max(1);
+        let admitted = u32::try_from(room).map_or(configured, |room| room.min(configured));
+        if admitted == configured {
+            return (self, None);
+        }
+        let wanted = own.saturating_add(u64::from(configured));
+        let capped = Capped { configured, admitted, descriptors, wanted };
+        (Self { connections_total: admitted, ..self }, Some(capped))
+    }
+
     /// What is worth a warning.
     pub fn oddities(&self) -> impl Iterator<Item = Oddity> + use<> {
         let odd = [
@@ -100,6 +142,34 @@ mod tests {
         for bad in [i64::MIN, -1, 0, 1_000_001, i64::from(u32::MAX), i64::from(u32::MAX) + 2, i64::MAX] {
             assert_eq!(number(bad), Err(NotALimit), "{bad}");
         }
+    }
+
+    #[test]
+    fn there_are_no_more_connections_than_the_process_has_descriptors_for() {
+        let usual = Limits::default();
+        for (descriptors, profiles, admitted, wanted) in [
+            (524_288, 10, 4096, None),
+            (u64::MAX, usize::MAX, 1, Some(u64::MAX)),
+            (4096 + 64, 0, 4096, None),
+            (4096 + 63, 0, 4095, Some(4096 + 64)),
+            (4096 + 64 + 40, 10, 4096, None),
+            (4096 + 64 + 39, 10, 4095, Some(4096 + 64 + 40)),
+            (1024, 2, 952, Some(4168)),
+            (64, 0, 1, Some(4160)),
+            (0, 1, 1, Some(4164)),
+        ] {
+            let (limits, capped) = usual.within(descriptors, profiles);
+            assert_eq!(limits, Limits { connections_total: admitted, ..usual }, "{descriptors} {profiles}");
+            assert_eq!(capped.map(|capped| capped.wanted), wanted, "{descriptors} {profiles}");
+        }
+        let few = Limits { connections_total: 1, ..usual };
+        assert_eq!(few.within(0, 0), (few, None));
+        let told = usual.within(1024, 2).1.unwrap().to_string();
+        assert_eq!(
+            told,
+            "limits.connections_total is 4096, but this process may have 1024 files open, which is enough for 952 \
+             connections: so many are admitted; raise LimitNOFILE= of the unit to 4168, or lower connections_total"
+        );
     }
 
     #[test]

@@ -5,16 +5,22 @@
 
 mod credential;
 mod file;
+mod gated;
 mod watch;
 
-use std::{future::Future, path::PathBuf, pin::Pin};
+use std::path::PathBuf;
 
-use nix::sys::stat::FileStat;
+use nix::{errno::Errno, sys::stat::FileStat};
 use zeroize::Zeroizing;
 
-pub use self::{credential::CredentialSource, file::FileSource};
+pub use self::{
+    credential::CredentialSource,
+    file::FileSource,
+    gated::{Gated, READINGS, Readings},
+    watch::Watch,
+};
 use crate::{
-    files::Contents,
+    files::{Contents, Rule},
     secret::{MAX_SECRET_BYTES, Secret, SecretProblem},
 };
 
@@ -70,28 +76,46 @@ pub struct SourceFault {
     pub why: String,
     /// The command that mends it.
     pub remedy: String,
+    /// Whether it has to be mended at all.
+    pub nature: Nature,
 }
 
-/// Ends when a source may have changed.
-pub type Change<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+/// How long a fault lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nature {
+    /// Until somebody mends it.
+    Standing,
+    /// Until the host has what it lacks just now, or a writer is done: soon, and by itself.
+    Passing,
+}
 
-/// Something a secret can be read from. Blocking, but short: local files only.
+impl Nature {
+    /// Of a file that breaks `rule`.
+    const fn of(rule: Rule) -> Self {
+        match rule {
+            Rule::AtRest | Rule::FileSystem(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EIO) => {
+                Self::Passing
+            }
+            _ => Self::Standing,
+        }
+    }
+}
+
+/// Something a secret can be read from. All of it but [`Self::describe`] blocks, on a file system that hangs for ever:
+/// off the event loop it is called through [`Gated`] only.
 pub trait ReadSecret: Send + Sync {
     /// Reads it anew.
     fn read(&self) -> Result<Reading, SourceFault>;
     /// As in the config, for people: `credential "bloom"` or `file "/path"`.
     fn describe(&self) -> String;
     /// Which content is there right now, without reading it: none where there is nothing, or where the source cannot
-    /// change under a running agent. Taken before a reading, it is what [`Self::changed_since`] wants.
+    /// change under a running agent.
     fn glance(&self) -> Option<Stamp> {
         None
     }
-    /// Ends at the first sign that what is there is not what `seen` was; also for a change between the glance and the
-    /// first poll. It is a hint: it may end for nothing, and where the host cannot watch, or the source cannot change,
-    /// it never does. It watches from its first poll until it is dropped; poll it within a tokio runtime.
-    fn changed_since(&self, seen: Option<Stamp>) -> Change<'_> {
-        let _ = seen;
-        Box::pin(std::future::pending())
+    /// Begins to listen for changes: none where the source cannot change, or the host cannot watch it.
+    fn watch(&self) -> Option<Watch> {
+        None
     }
 }
 
@@ -138,10 +162,10 @@ impl ReadSecret for Source {
         }
     }
 
-    fn changed_since(&self, seen: Option<Stamp>) -> Change<'_> {
+    fn watch(&self) -> Option<Watch> {
         match self {
-            Self::Credential(source) => source.changed_since(seen),
-            Self::File(source) => source.changed_since(seen),
+            Self::Credential(source) => source.watch(),
+            Self::File(source) => source.watch(),
         }
     }
 }
@@ -170,6 +194,7 @@ fn parse(contents: Contents, description: &str) -> Result<Reading, SourceFault> 
                 }
             }
             .to_owned(),
+            nature: Nature::Standing,
         }),
     }
 }
@@ -177,6 +202,22 @@ fn parse(contents: Contents, description: &str) -> Result<Reading, SourceFault> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_host_lacks_just_now_and_a_busy_file_pass_and_everything_else_is_to_be_mended() {
+        for errno in [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::EIO] {
+            assert_eq!(Nature::of(Rule::FileSystem(errno)), Nature::Passing, "{errno}");
+        }
+        assert_eq!(Nature::of(Rule::AtRest), Nature::Passing);
+        let owner = nix::unistd::Uid::from_raw(0);
+        let standing = [Rule::Present, Rule::Readable { owner }, Rule::Links, Rule::Regular, Rule::OneName]
+            .into_iter()
+            .chain([Rule::Owner, Rule::Mode, Rule::NoAcl, Rule::Directories, Rule::Size, Rule::Text])
+            .chain([Errno::EACCES, Errno::ELOOP, Errno::ENOTDIR, Errno::EISDIR].map(Rule::FileSystem));
+        for rule in standing {
+            assert_eq!(Nature::of(rule), Nature::Standing, "{rule:?}");
+        }
+    }
 
     #[test]
     fn one_newline_at_the_end_is_not_part_of_the_secret_and_everything_else_is() {

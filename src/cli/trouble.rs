@@ -97,7 +97,7 @@ impl Trouble {
             Error::Limit { retry_after, text } => say(
                 "the agent has enough of these calls".to_owned(),
                 text.clone(),
-                format!("make fewer of them; {}", again(*retry_after)),
+                format!("slow down; {}", again(*retry_after)),
             ),
             Error::InvalidRequest { lines } => say(
                 "the agent refuses the request".to_owned(),

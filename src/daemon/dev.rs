@@ -141,6 +141,7 @@ async fn serve(
             clock: time.clone(),
             metrics: Arc::clone(&metrics),
             floor: DEV_FLOOR,
+            blocking: super::profile::Blocking::default(),
         }),
         log: None,
         metrics,
@@ -229,6 +230,7 @@ impl ReadSecret for InMemory {
                 what: "the issuer's own secret was not read".to_owned(),
                 why: problem.to_string(),
                 remedy: "report it: it is a fault of the agent's own".to_owned(),
+                nature: crate::source::Nature::Standing,
             })?;
         Ok(Reading { secret, stamp: Stamp::numbered(0) })
     }

@@ -4,7 +4,7 @@ use std::{
     borrow::Cow,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,7 +15,7 @@ use crate::{
     clock::{Clock, Now, SystemClock},
     config::{Profile, SecretSpec},
     files,
-    http::{HttpClient, Transport},
+    http::{HttpClient, LookUps, Transport},
     locked::LockedPages,
     log::{DroppedLines, Panics},
     metrics::{Metrics, ProfileMetrics},
@@ -23,7 +23,7 @@ use crate::{
     obtain::{Attempt, Obtain, ProviderObtain, ProviderParts},
     refresh::{Policy, schedule::FLOOR},
     rotator::{self, Changed, Changes, Rotator, Task},
-    source::{ReadSecret, Source, Stamp},
+    source::{ReadSecret, Readings, Source},
     store::{self, Identity},
     timer::Time,
     token::ProfileName,
@@ -46,6 +46,16 @@ pub struct Workshop {
     pub metrics: Arc<Metrics>,
     /// Between two successful fetches.
     pub floor: Duration,
+    /// What blocks, kept within bounds.
+    pub blocking: Blocking,
+}
+
+/// What the profiles share in what blocks: neither a resolver nor a file system that hangs takes the other's threads, or
+/// all of them.
+#[derive(Clone, Default)]
+pub struct Blocking {
+    look_ups: LookUps,
+    readings: Readings,
 }
 
 /// What is wrong with a profile that only the host knows: by key, as for any fault of the config.
@@ -79,6 +89,7 @@ impl Workshop {
             clock: Arc::new(SystemClock),
             metrics,
             floor: FLOOR,
+            blocking: Blocking::default(),
         }
     }
 
@@ -135,10 +146,10 @@ impl Workshop {
         profile: &Profile,
         transport: &Transport,
     ) -> Result<Provider, BuildProblem> {
-        let http = client(transport)?;
+        let http = client(transport)?.with_look_ups(self.blocking.look_ups.clone());
         let secret = self.source(&profile.secret);
         let next = profile.next_secret.as_ref().map(|spec| self.source(spec));
-        let sources: Vec<_> = std::iter::once(&secret).chain(&next).map(Arc::clone).collect();
+        let sources: Vec<_> = std::iter::once(&secret).chain(&next).map(|source| source.describe()).collect();
         let scope =
             if profile.require_scope { oauth2::ScopeRule::Require } else { oauth2::ScopeRule::Report };
         let pages = self.pages.clone();
@@ -147,13 +158,14 @@ impl Workshop {
             client: profile.client.clone(),
             secret,
             secret_next: next,
+            readings: self.blocking.readings.clone(),
             rules: oauth2::Rules { assumed_lifetime: profile.assumed_lifetime, scope },
             http: Arc::new(http),
             clock: Arc::clone(&self.clock),
             keep: Arc::new(move |bytes| pages.copy(bytes)),
         });
-        let seen = Mutex::new(vec![None; sources.len()]);
-        Ok(Provider { inner, name: name.clone(), sources, seen, metrics: Arc::clone(&self.metrics) })
+        let secret_source = sources.join(", then ").into();
+        Ok(Provider { inner, name: name.clone(), secret_source, metrics: Arc::clone(&self.metrics) })
     }
 }
 
@@ -204,26 +216,21 @@ impl Built {
 
     /// Where the secrets are read, for admins.
     pub(super) fn secret_source(&self) -> Box<str> {
-        let sources: Vec<_> = self.provider.sources.iter().map(|source| source.describe()).collect();
-        sources.join(", then ").into()
+        self.provider.secret_source.clone()
     }
 }
 
-/// A provider, counted, and with an eye on the sources of its secrets.
+/// A provider, counted.
 struct Provider {
     inner: ProviderObtain,
     name: ProfileName,
-    sources: Vec<Arc<dyn ReadSecret>>,
-    /// What each source held when the last attempt began.
-    seen: Mutex<Vec<Option<Stamp>>>,
+    secret_source: Box<str>,
     metrics: Arc<Metrics>,
 }
 
 impl Obtain for Provider {
     fn obtain(&self) -> Attempt<'_> {
         Box::pin(async {
-            let glances = self.sources.iter().map(|source| source.glance()).collect();
-            *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = glances;
             let outcome = self.inner.obtain().await;
             let counted: Arc<ProfileMetrics> = self.metrics.profile(&self.name);
             let kind = outcome.result.as_ref().map(drop).map_err(|failure| failure.kind);
@@ -235,13 +242,7 @@ impl Obtain for Provider {
 
 impl Changes for Provider {
     fn changed(&self) -> Changed<'_> {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut watches: Vec<_> =
-            self.sources.iter().zip(seen).map(|(source, seen)| source.changed_since(seen)).collect();
-        Box::pin(std::future::poll_fn(move |cx| {
-            let any = watches.iter_mut().any(|watch| watch.as_mut().poll(cx).is_ready());
-            if any { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-        }))
+        Box::pin(self.inner.secret_changed())
     }
 }
 

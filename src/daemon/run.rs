@@ -13,25 +13,32 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{Daemon, Fatal, Parts, Signal, load, profile::Workshop};
+use super::{
+    Daemon, Fatal, Parts, Signal, load,
+    profile::{Blocking, Workshop},
+};
 use crate::{
     clock::SystemClock,
     config::{self, AgentConfig},
     hardening::{self, Degraded},
+    http,
     locked::LockedPages,
     log,
     metrics::Metrics,
     names, refresh,
     server::{self, BindFault},
+    source,
     timer::KernelTime,
 };
 
 /// Where the config is when nobody says.
 pub const DEFAULT_CONFIG: &str = "/etc/bloom-agent/config.toml";
 
-/// Threads for what blocks: secret files, NSS, name look-ups of providers. A look-up cannot be cancelled, so this also
-/// bounds what hanging ones take.
-const BLOCKING_THREADS: usize = 8;
+/// Threads for what blocks and cannot be called back: [`source::READINGS`] for secret files, [`http::LOOK_UPS`] for the
+/// providers' names, and some for what is done one at a time, NSS and the reading of a config. So none of them waits for
+/// a thread that another one's hanging call has. With the event loop's and the log's own it stays well within the
+/// TasksMax=32 of the unit.
+const BLOCKING_THREADS: usize = source::READINGS + http::LOOK_UPS + 4;
 
 /// Why `run` ends before it should.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +72,7 @@ pub enum RunFault {
 /// Runs the agent until it is told to stop.
 pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
     degraded.extend(hardening::no_new_privileges().err());
+    let descriptors = hardening::raise_descriptor_limit();
     let loaded = load::from_files(path).map_err(Fatal::Config)?;
     let config = loaded.config.clone();
     let log = log::init(load::log_config(&config.log), Arc::new(SystemClock), log::stderr())
@@ -74,6 +82,12 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
     log::install_panic_hook(panics.clone());
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), log.dropped(), panics);
 
+    if let Err(errno) = descriptors {
+        tracing::warn!(
+            error = errno.desc(),
+            "the limit of open files could not be raised; it stays as it is"
+        );
+    }
     let group = socket_group(&config.agent)?;
     let mode = config.agent.socket_mode;
     let bound = server::bind(server::Address { path: &config.agent.socket, mode, group })?;
@@ -110,6 +124,7 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
                 clock: time,
                 metrics: Arc::clone(&metrics),
                 floor: refresh::schedule::FLOOR,
+                blocking: Blocking::default(),
             }),
             log: Some(log),
             metrics,

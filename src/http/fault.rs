@@ -158,6 +158,9 @@ impl NetworkFault {
                 return Self::new(Step::Proxy, proxy_words(error));
             }
             let why = match io {
+                _ if error.is_timeout() && at == Step::LookUp => {
+                    "time-out: the resolver did not answer".to_owned()
+                }
                 _ if error.is_timeout() => "time-out: TCP, proxy and TLS took too long".to_owned(),
                 Some(io) => io_words(io),
                 None => "the connection failed".to_owned(),
@@ -178,13 +181,16 @@ impl NetworkFault {
 }
 
 /// A look-up's own error, so that it is known again at the end of a chain of causes.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum LookUpFault {
     #[error("the name has no address")]
     NoAddress,
     /// The text of gai_strerror(3).
     #[error("{0}")]
     Resolver(String),
+    /// The call was lost: it panicked, or the process is about to end.
+    #[error("the look-up broke off, by a fault of the agent's own")]
+    Lost,
 }
 
 impl From<io::Error> for LookUpFault {

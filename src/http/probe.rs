@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 
 use super::{
     HttpClient, certificate,
-    fault::{LookUpFault, NetworkFault, Step, io_words},
+    fault::{NetworkFault, Step, io_words},
 };
 use crate::oauth2::Endpoint;
 
@@ -48,7 +48,7 @@ impl HttpClient {
         let (host, port) =
             proxy.map_or((endpoint.host(), endpoint.port()), |proxy| (proxy.host(), proxy.port()));
 
-        let addresses = self.within(Step::LookUp, look_up(host, port)).await?;
+        let addresses = self.within(Step::LookUp, self.look_up(host, port)).await?;
         found(Step::LookUp, format!("{host}: {} found", count(addresses.len(), "address", "addresses")));
         let (mut stream, address) = self.within(Step::Connect, connect(&addresses, self.deadline)).await?;
         found(Step::Connect, address.to_string());
@@ -78,6 +78,15 @@ impl HttpClient {
             .unwrap_or_else(|_| Err(NetworkFault::timed_out(step, self.deadline)))
     }
 
+    async fn look_up(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, NetworkFault> {
+        let mut addresses =
+            self.look_ups.addresses(bare(host)).await.map_err(|fault| NetworkFault::look_up(&fault))?;
+        for address in &mut addresses {
+            address.set_port(port);
+        }
+        Ok(addresses)
+    }
+
     async fn handshake(&self, stream: TcpStream, endpoint: &Endpoint) -> Result<String, NetworkFault> {
         let name = ServerName::try_from(bare(endpoint.host()).to_owned())
             .map_err(|_| NetworkFault::new(Step::Tls, "no certificate can be for this name"))?;
@@ -98,13 +107,6 @@ impl HttpClient {
             leaf.and_then(|leaf| certificate::not_after(leaf)).unwrap_or_else(|| "a time unknown".to_owned());
         Ok(format!("{version}, the certificate is trusted, for {}, and valid until {end}", endpoint.host()))
     }
-}
-
-async fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, NetworkFault> {
-    let fault = |fault: LookUpFault| NetworkFault::look_up(&fault);
-    let addresses: Vec<_> =
-        tokio::net::lookup_host((bare(host), port)).await.map_err(|error| fault(error.into()))?.collect();
-    if addresses.is_empty() { Err(fault(LookUpFault::NoAddress)) } else { Ok(addresses) }
 }
 
 /// The first address that answers; each has its share of the time.

@@ -16,7 +16,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::fault::{LookUpFault, Step};
+use super::{fault::Step, look_up::LookUps};
 
 const LOOK_UP: u8 = 0;
 const CONNECT: u8 = 1;
@@ -42,9 +42,9 @@ impl Progress {
         }
     }
 
-    /// The resolver of the system, which notes when it has an answer.
-    pub(super) fn resolver(&self) -> Arc<SystemResolver> {
-        Arc::new(SystemResolver(self.clone()))
+    /// A resolver that notes when it has an answer.
+    pub(super) fn resolver(&self, look_ups: &LookUps) -> Arc<NotesAddresses> {
+        Arc::new(NotesAddresses(self.clone(), look_ups.clone()))
     }
 
     /// The layer around connecting (TCP, proxy and TLS), which notes when that is done.
@@ -57,18 +57,15 @@ impl Progress {
     }
 }
 
-/// getaddrinfo(3), as tokio calls it.
-pub(super) struct SystemResolver(Progress);
+/// The look-ups of this process, and the exchange that waits for one.
+pub(super) struct NotesAddresses(Progress, LookUps);
 
-impl Resolve for SystemResolver {
+impl Resolve for NotesAddresses {
     fn resolve(&self, name: Name) -> Resolving {
-        let progress = self.0.clone();
+        let Self(progress, look_ups) = self;
+        let (progress, look_ups) = (progress.clone(), look_ups.clone());
         Box::pin(async move {
-            let addresses: Vec<_> =
-                tokio::net::lookup_host((name.as_str(), 0)).await.map_err(LookUpFault::from)?.collect();
-            if addresses.is_empty() {
-                return Err(LookUpFault::NoAddress.into());
-            }
+            let addresses = look_ups.addresses(name.as_str()).await?;
             progress.reached(CONNECT);
             Ok(Box::new(addresses.into_iter()) as Addrs)
         })

@@ -34,6 +34,15 @@ impl Provider {
     }
 
     async fn with(names: Vec<String>, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        Self::at("127.0.0.1:0", names, change).await.unwrap()
+    }
+
+    async fn at(
+        address: &str,
+        names: Vec<String>,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
         let mut params = CertificateParams::new(names).unwrap();
         change(&mut params);
         let key = KeyPair::generate().unwrap();
@@ -48,8 +57,7 @@ impl Provider {
                 PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
             )
             .unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        Self { listener, tls, ca: certificate.pem().into_bytes().into() }
+        Ok(Self { listener, tls, ca: certificate.pem().into_bytes().into() })
     }
 
     fn address(&self) -> SocketAddr {
@@ -577,6 +585,69 @@ async fn a_plaintext_endpoint_of_the_loopback_is_asked_without_a_proxy() {
     let (answered, seen) = join!(client.post(&endpoint, token_request()), serve);
     assert_eq!(answered.unwrap().status, 200);
     assert!(seen.starts_with("POST /token HTTP/1.1\r\n"));
+}
+
+#[test]
+fn the_proxies_of_the_environment_are_not_asked() {
+    const MARK: &str = "BLOOM_AGENT_TEST_PROXY";
+    let name = "http::tests::the_proxies_of_the_environment_are_not_asked";
+    if std::env::var_os(MARK).is_some() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let exchanges = async {
+            let provider = Provider::new().await;
+            assert_eq!(post(&provider, OK).await.unwrap().status, 200);
+            assert!(provider.nobody_else_came());
+            let provider = Provider::new().await;
+            let (client, endpoint) = (provider.client(), provider.endpoint());
+            let serve = async {
+                drop(provider.accept_tls().await);
+                provider.answer(OK).await
+            };
+            let (steps, _) = join!(client.probe(&endpoint), serve);
+            assert_eq!(outcomes(&steps).last(), Some(&(Step::Request, true)), "{steps:?}");
+        };
+        // Whoever asks the proxy never comes to the provider.
+        runtime.block_on(async { tokio::time::timeout(PATIENT, exchanges).await.unwrap() });
+        return;
+    }
+    let proxy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", proxy.local_addr().unwrap());
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", name, "--nocapture"]).env(MARK, "1").env("NO_PROXY", "").env("no_proxy", "");
+    for variable in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+        child.env(variable, &url).env(variable.to_lowercase(), &url);
+    }
+    let output = child.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    // The harness exits 0 when the name fits no test.
+    let passed = output.status.success() && text.contains("1 passed");
+    assert!(passed, "{text}{}", String::from_utf8_lossy(&output.stderr));
+    proxy.set_nonblocking(true).unwrap();
+    assert!(proxy.accept().is_err(), "somebody asked it");
+}
+
+#[tokio::test]
+async fn an_ipv6_address_is_an_endpoint_like_any_other() {
+    let provider = match Provider::at("[::1]:0", vec!["::1".to_owned()], |_| ()).await {
+        Ok(provider) => provider,
+        Err(error) => {
+            eprintln!("SKIPPED: an_ipv6_address_is_an_endpoint_like_any_other: no ::1 here ({error})");
+            return;
+        }
+    };
+    let (client, endpoint) = (provider.client(), provider.endpoint());
+    assert_eq!(endpoint.host(), "[::1]");
+    let (answered, seen) = join!(client.post(&endpoint, token_request()), provider.answer(OK));
+    assert_eq!(answered.unwrap().status, 200);
+    assert!(seen.contains(&format!("host: {}\r\n", provider.address())), "{seen}");
+    let serve = async {
+        drop(provider.accept_tls().await);
+        provider.answer(OK).await
+    };
+    let (steps, _) = join!(client.probe(&endpoint), serve);
+    assert_eq!(outcomes(&steps).last(), Some(&(Step::Request, true)), "{steps:?}");
+    let silent = client.with_deadline(SHORT).post(&endpoint, token_request()).await;
+    assert_fault(silent, Step::Connect, Reached::No, "time-out");
 }
 
 fn outcomes(steps: &[Probed]) -> Vec<(Step, bool)> {

@@ -312,7 +312,7 @@ fn every_refusal_has_its_kind_and_its_schedule() {
         (401, code("temporarily_unavailable"), ProviderError, Transient, WrongSecret),
         (400, code("invalid_client"), Refused, Refusal, WrongSecret),
         (200, code("invalid_client"), Refused, Refusal, WrongSecret),
-        (500, code("invalid_client"), Refused, Refusal, WrongSecret),
+        (500, code("invalid_client"), ProviderError, Transient, NotJudged),
         (429, code("invalid_client"), ProviderError, RateLimited, WrongSecret),
         (400, code("who_knows"), Refused, Refusal, NotJudged),
         (400, String::new(), Refused, Refusal, NotJudged),

@@ -1,12 +1,8 @@
 //! Asking a provider: reads the secret, sends the request, reads the answer, and forgets the secret.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use tokio::{task::spawn_blocking, time::timeout};
 use tracing::{info, warn};
 
 use super::{
@@ -19,12 +15,9 @@ use crate::{
     http::{HttpClient, Reached},
     oauth2::{self, Client, Credentials, Deviations, Rules, words::line},
     secret::Secret,
-    source::SourceFault,
+    source::{Gated, Nature, ReadSecret, Readings, SourceFault},
     token::{Life, ProfileName},
 };
-
-/// The time for reading sources. They are local files; one on a file system that hangs is not.
-const READ_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Copies a token to the memory where it stays.
 pub type Keep = Arc<dyn Fn(&[u8]) -> Bytes + Send + Sync>;
@@ -36,9 +29,11 @@ pub struct ProviderParts {
     /// Everything of the request but the secret.
     pub client: Client,
     /// `client_secret`.
-    pub secret: Arc<dyn crate::source::ReadSecret>,
+    pub secret: Arc<dyn ReadSecret>,
     /// `client_secret_next`.
-    pub secret_next: Option<Arc<dyn crate::source::ReadSecret>>,
+    pub secret_next: Option<Arc<dyn ReadSecret>>,
+    /// Who else reads secrets in this process: together they block a few threads and no more.
+    pub readings: Readings,
     /// How an answer is read.
     pub rules: Rules,
     /// The way there. Profiles with equal transports can share one.
@@ -53,7 +48,7 @@ pub struct ProviderParts {
 pub struct ProviderObtain {
     profile: ProfileName,
     client: Client,
-    secrets: Arc<Secrets>,
+    secrets: Secrets,
     rules: Rules,
     http: Arc<HttpClient>,
     clock: Arc<dyn Clock>,
@@ -76,10 +71,11 @@ impl Obtain for ProviderObtain {
 impl ProviderObtain {
     /// Puts the parts together. Nothing is read or sent.
     pub fn new(parts: ProviderParts) -> Self {
+        let gated = |source| Gated::new(source, parts.readings.clone());
         Self {
             profile: parts.profile,
             client: parts.client,
-            secrets: Arc::new(Secrets::new(parts.secret, parts.secret_next)),
+            secrets: Secrets::new(gated(parts.secret), parts.secret_next.map(gated)),
             rules: parts.rules,
             http: parts.http,
             clock: parts.clock,
@@ -93,8 +89,14 @@ impl ProviderObtain {
         *self.deviations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Ends at the first sign that a source of the secrets holds something else than the last attempt found. A hint: see
+    /// [`Gated::changed`].
+    pub async fn secret_changed(&self) {
+        self.secrets.changed().await;
+    }
+
     async fn attempt(&self) -> Outcome {
-        let turn = match self.blocking(Secrets::begin).await {
+        let turn = match self.secrets.begin().await {
             Ok(turn) => turn,
             Err(fault) => return Outcome { result: Err(unreadable(&fault)), requests: 0 },
         };
@@ -127,7 +129,7 @@ impl ProviderObtain {
             self.secrets.prefer(other, stamps);
             return Outcome { result: Err(failure), requests };
         }
-        let Ok(reading) = self.blocking(move |secrets| secrets.read(other)).await else {
+        let Ok(reading) = self.secrets.read(other).await else {
             return Outcome { result: Err(failure), requests };
         };
         let exchange = self.exchange(&reading.secret).await;
@@ -176,30 +178,15 @@ impl ProviderObtain {
             }
         }
     }
-
-    /// Reads sources off the event loop, and not forever.
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Secrets) -> Result<T, SourceFault> + Send + 'static,
-    ) -> Result<T, SourceFault> {
-        let secrets = Arc::clone(&self.secrets);
-        let fault = |why: String| SourceFault {
-            what: format!("the secret of {} was not read", self.profile),
-            why,
-            remedy: "check the file system that it is on".to_owned(),
-        };
-        match timeout(READ_DEADLINE, spawn_blocking(move || work(&secrets))).await {
-            Ok(Ok(read)) => read,
-            Ok(Err(_)) => Err(fault("the reading broke off".to_owned())),
-            Err(_) => Err(fault(format!("it took longer than {} s", READ_DEADLINE.as_secs()))),
-        }
-    }
 }
 
 fn unreadable(fault: &SourceFault) -> Failure {
     Failure {
         kind: FailureKind::SecretUnreadable,
-        schedule: Schedule::Refusal,
+        schedule: match fault.nature {
+            Nature::Standing => Schedule::Refusal,
+            Nature::Passing => Schedule::Transient,
+        },
         retry_after: None,
         text: line(&fault.what, &fault.why, &fault.remedy),
     }

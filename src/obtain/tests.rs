@@ -1,11 +1,15 @@
 //! Attempts with scripted sources against a scripted provider on the loopback.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     join,
     net::{TcpListener, TcpStream},
+    time::timeout,
 };
 use zeroize::Zeroizing;
 
@@ -14,7 +18,7 @@ use crate::{
     clock::{Now, Timestamp, WallTime},
     http::Transport,
     oauth2::{AuthMethod, BodyFormat, Deviation, Endpoint, ScopeRule},
-    source::{ReadSecret, Reading, Stamp},
+    source::{Reading, Stamp},
     token::{LifeSource, Scope},
 };
 
@@ -48,6 +52,12 @@ impl ReadSecret for Scripted {
         self.reads.fetch_add(1, Ordering::Relaxed);
         match &*self.content.lock().unwrap() {
             Some((text, _)) if text == "PANIC" => panic!("a source that panics"),
+            Some((text, _)) if text == "BUSY" => Err(SourceFault {
+                what: "cannot read file \"/s\"".to_owned(),
+                why: "the system says: Too many open files".to_owned(),
+                remedy: "raise LimitNOFILE= of the unit".to_owned(),
+                nature: Nature::Passing,
+            }),
             Some((text, number)) => Ok(Reading {
                 secret: Secret::parse(Zeroizing::new(text.as_bytes().to_vec())).unwrap(),
                 stamp: Stamp::numbered(*number),
@@ -56,6 +66,7 @@ impl ReadSecret for Scripted {
                 what: "cannot read file \"/s\"".to_owned(),
                 why: "it is readable by others (mode 0644)".to_owned(),
                 remedy: "chmod 0600 /s".to_owned(),
+                nature: Nature::Standing,
             }),
         }
     }
@@ -104,6 +115,7 @@ impl Bench {
             client,
             secret: Arc::clone(current) as Arc<dyn ReadSecret>,
             secret_next: next.map(|next| Arc::clone(next) as Arc<dyn ReadSecret>),
+            readings: Readings::default(),
             rules: Rules { assumed_lifetime: Duration::from_secs(1234), scope: ScopeRule::Report },
             http: Arc::new(HttpClient::new(&transport).unwrap()),
             clock: Arc::new(Ticking::default()),
@@ -329,9 +341,37 @@ async fn without_a_secret_nothing_is_sent() {
         &*failure_text.text,
         "cannot read file \"/s\" / it is readable by others (mode 0644) / chmod 0600 /s"
     );
-    source.set("PANIC");
-    let (failure, requests) = failure(bench.attempt(&[]).await.0);
-    assert_eq!((failure.kind, requests), (FailureKind::SecretUnreadable, 0));
+}
+
+#[tokio::test]
+async fn what_passes_by_itself_is_tried_again_soon_and_what_is_to_be_mended_is_not() {
+    // Nothing stands for a source that is not there.
+    for (current, next, schedule, told) in [
+        ("BUSY", None, Schedule::Transient, "Too many"),
+        ("PANIC", None, Schedule::Transient, "broke off"),
+        ("", None, Schedule::Refusal, "mode 0644"),
+        ("", Some(""), Schedule::Refusal, "mode 0644"),
+        ("", Some("BUSY"), Schedule::Transient, "mode 0644"),
+        ("BUSY", Some(""), Schedule::Transient, "Too many"),
+    ] {
+        let source = |text: &str| {
+            let source = Scripted::holding(text);
+            if text.is_empty() {
+                source.remove();
+            }
+            source
+        };
+        let bench = Bench::new(&source(current), next.map(source).as_ref()).await;
+        let (failure, requests) = failure(bench.attempt(&[]).await.0);
+        assert_eq!(
+            (failure.kind, failure.schedule, requests),
+            (FailureKind::SecretUnreadable, schedule, 0),
+            "{current} {next:?}"
+        );
+        assert!(failure.text.contains(told), "{}", failure.text);
+    }
+    let bench = Bench::new(&Scripted::holding("BUSY"), Some(&Scripted::holding("s2"))).await;
+    assert_eq!(bench.attempt(&[&granted()]).await.1, ["s2"], "half a rotation is enough");
 }
 
 #[tokio::test]

@@ -3,9 +3,9 @@
 //! The one that last worked goes first, until the content of a source changes: then the order of the config holds
 //! again. No secret is kept between attempts, only the stamps of the sources.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use crate::source::{ReadSecret, Reading, SourceFault, Stamp};
+use crate::source::{Gated, Nature, Reading, SourceFault, Stamp};
 
 /// `client_secret` or `client_secret_next`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,8 +27,8 @@ type Stamps = [Option<Stamp>; 2];
 
 /// The sources of a profile.
 pub(super) struct Secrets {
-    current: Arc<dyn ReadSecret>,
-    next: Option<Arc<dyn ReadSecret>>,
+    current: Gated,
+    next: Option<Gated>,
     /// The one to begin with, as long as the sources have these stamps.
     preferred: Mutex<(Which, Stamps)>,
 }
@@ -55,14 +55,19 @@ pub(super) enum Other {
 }
 
 impl Secrets {
-    pub(super) fn new(current: Arc<dyn ReadSecret>, next: Option<Arc<dyn ReadSecret>>) -> Self {
+    pub(super) fn new(current: Gated, next: Option<Gated>) -> Self {
         Self { current, next, preferred: Mutex::new((Which::Current, [None, None])) }
     }
 
-    /// Begins an attempt: reads both sources, and keeps the secret of one. Blocking.
-    pub(super) fn begin(&self) -> Result<Turn, SourceFault> {
-        let current = self.current.read();
-        let next = self.next.as_ref().map(|source| source.read());
+    /// Begins an attempt: reads both sources, side by side so that one that hangs does not cost the other, and keeps the
+    /// secret of one.
+    pub(super) async fn begin(&self) -> Result<Turn, SourceFault> {
+        let (current, next) = tokio::join!(self.current.read(), async {
+            match &self.next {
+                Some(next) => Some(next.read().await),
+                None => None,
+            }
+        });
         let stamp =
             |reading: &Result<Reading, SourceFault>| reading.as_ref().ok().map(|reading| reading.stamp);
         let stamps = [stamp(&current), next.as_ref().and_then(stamp)];
@@ -84,16 +89,35 @@ impl Secrets {
             (Ok(first), Some((other, Err(fault)))) => (which, first, Other::Unreadable(other, fault)),
             // Half a rotation is no reason to go without a token.
             (Err(fault), Some((other, Ok(second)))) => (other, second, Other::Unreadable(which, fault)),
-            (Err(fault), _) => return Err(fault),
+            (Err(fault), None) => return Err(fault),
+            // The order of the config says which is told, and what passes sooner says for how long.
+            (Err(fault), Some((_, Err(other)))) => {
+                let passes = [fault.nature, other.nature].contains(&Nature::Passing);
+                return Err(SourceFault {
+                    nature: if passes { Nature::Passing } else { Nature::Standing },
+                    ..fault
+                });
+            }
         };
         Ok(Turn { reading, which, other, stamps })
     }
 
-    /// Reads one source anew. Blocking.
-    pub(super) fn read(&self, which: Which) -> Result<Reading, SourceFault> {
+    /// Reads one source anew.
+    pub(super) async fn read(&self, which: Which) -> Result<Reading, SourceFault> {
         match (which, &self.next) {
-            (Which::Next, Some(next)) => next.read(),
-            _ => self.current.read(),
+            (Which::Next, Some(next)) => next.read().await,
+            _ => self.current.read().await,
+        }
+    }
+
+    /// Ends when a source may hold something else than the last attempt found. See [`Gated::changed`].
+    pub(super) async fn changed(&self) {
+        match &self.next {
+            Some(next) => tokio::select! {
+                () = self.current.changed() => {}
+                () = next.changed() => {}
+            },
+            None => self.current.changed().await,
         }
     }
 

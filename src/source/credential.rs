@@ -12,8 +12,8 @@ use nix::{
     unistd::geteuid,
 };
 
-use super::{MAX_FILE_BYTES, ReadSecret, Reading, SourceFault, parse};
-use crate::files::{self, Opened, Rule, Rules};
+use super::{MAX_FILE_BYTES, Nature, ReadSecret, Reading, SourceFault, parse};
+use crate::files::{self, Fault, Opened, Rule, Rules};
 
 /// linux/magic.h; libc has no name for it.
 const RAMFS_MAGIC: libc::__fsword_t = 0x8584_58f6;
@@ -40,7 +40,16 @@ impl CredentialSource {
 
     fn fault(&self, why: impl Into<String>, remedy: impl Into<String>) -> SourceFault {
         let what = format!("cannot use the {}", self.describe());
-        SourceFault { what, why: why.into(), remedy: remedy.into() }
+        SourceFault { what, why: why.into(), remedy: remedy.into(), nature: Nature::Standing }
+    }
+
+    /// What [`files`] says, with `remedy` in place of its own: nobody but systemd writes a credential. What passes by
+    /// itself keeps its own, which is about the host.
+    fn of_file(&self, fault: Fault, remedy: impl Into<String>) -> SourceFault {
+        match Nature::of(fault.rule) {
+            Nature::Standing => self.fault(fault.why, remedy),
+            nature @ Nature::Passing => SourceFault { nature, ..self.fault(fault.why, fault.remedy) },
+        }
     }
 
     fn load_line(&self) -> String {
@@ -79,12 +88,12 @@ impl ReadSecret for CredentialSource {
                 format!("systemd has handed over no credential of that name: {}", fault.why),
                 self.load_line(),
             ),
-            _ => self.fault(fault.why, format!("leave its making to systemd: {}", self.load_line())),
+            _ => self.of_file(fault, format!("leave its making to systemd: {}", self.load_line())),
         })?;
         self.judge_mount(&opened, directory)?;
         let contents = opened.read(MAX_FILE_BYTES);
         let contents = contents
-            .map_err(|fault| self.fault(fault.why, "write the client secret into it, and nothing else"))?;
+            .map_err(|fault| self.of_file(fault, "write the client secret into it, and nothing else"))?;
         parse(contents, &self.describe())
     }
 
@@ -98,7 +107,9 @@ impl CredentialSource {
     /// is a directory that somebody set the variable to: on a disk, or writable by the agent's own user.
     fn judge_mount(&self, opened: &Opened, directory: &Path) -> Result<(), SourceFault> {
         let failed = |errno: nix::errno::Errno| {
-            self.fault(format!("the system says: {}", errno.desc()), "look at the kernel's log")
+            let nature = Nature::of(Rule::FileSystem(errno));
+            let why = format!("the system says: {}", errno.desc());
+            SourceFault { nature, ..self.fault(why, "look at the kernel's log") }
         };
         let file_system = fstatfs(opened.descriptor()).map_err(failed)?.filesystem_type();
         let read_only = fstatvfs(opened.descriptor()).map_err(failed)?.flags().contains(FsFlags::ST_RDONLY);

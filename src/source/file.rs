@@ -2,12 +2,12 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use nix::unistd::{Uid, geteuid};
 
-use super::{Change, MAX_FILE_BYTES, ReadSecret, Reading, SourceFault, Stamp, parse, watch};
+use super::{MAX_FILE_BYTES, Nature, ReadSecret, Reading, SourceFault, Stamp, Watch, parse, watch};
 use crate::files::{self, Fault, Rule, Rules};
 
 /// A path, and who the agent is.
@@ -15,13 +15,14 @@ use crate::files::{self, Fault, Rule, Rules};
 pub struct FileSource {
     path: PathBuf,
     agent: Option<Uid>,
-    said_unwatched: AtomicBool,
+    /// Said in the log, once: that it cannot be watched.
+    said_unwatched: Arc<AtomicBool>,
 }
 
 impl FileSource {
     /// The file at `path`, which has to belong to the user that this process runs as.
-    pub const fn new(path: PathBuf) -> Self {
-        Self { path, agent: None, said_unwatched: AtomicBool::new(false) }
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, agent: None, said_unwatched: Arc::default() }
     }
 
     /// Judges the file for an agent that runs as `agent`: for `check`, when root runs it.
@@ -46,19 +47,20 @@ impl ReadSecret for FileSource {
         watch::glance(&self.path)
     }
 
-    fn changed_since(&self, seen: Option<Stamp>) -> Change<'_> {
-        Box::pin(watch::changed(&self.path, seen, &self.said_unwatched))
+    fn watch(&self) -> Option<Watch> {
+        Watch::start(&self.path, &self.said_unwatched)
     }
 }
 
 /// A file that is root's for good reason stays root's: systemd can hand it over. Everything else can be mended where it
 /// is.
 fn in_our_words(fault: Fault, agent: Uid) -> SourceFault {
+    let nature = Nature::of(fault.rule);
     let remedy = match fault.rule {
         Rule::Readable { owner } if owner.is_root() && !agent.is_root() => hand_over(&fault.path),
         _ => fault.remedy,
     };
-    SourceFault { what: fault.what, why: fault.why, remedy }
+    SourceFault { what: fault.what, why: fault.why, remedy, nature }
 }
 
 fn hand_over(path: &Path) -> String {
@@ -169,6 +171,28 @@ mod tests {
         );
         assert!(FileSource::new(path.clone()).for_agent(Uid::from_raw(AGENT)).read().is_ok());
         assert!(trial::as_user(AGENT, || source.read()).is_ok());
+    }
+
+    #[test]
+    fn a_process_without_a_free_descriptor_has_a_passing_fault() {
+        let name = "source::file::tests::a_process_without_a_free_descriptor_has_a_passing_fault";
+        trial::in_own_process(name, || {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("secret");
+            fs::write(&path, "s").unwrap();
+            fs::File::open(&path).unwrap().set_permissions(Permissions::from_mode(0o644)).unwrap();
+            let source = Source::file(&path);
+            assert_eq!(source.read().unwrap_err().nature, Nature::Standing, "its mode");
+            let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;
+            nix::sys::resource::setrlimit(limit, 64, 64).unwrap();
+            let mut taken = Vec::new();
+            while let Ok(one) = fs::File::open("/dev/null") {
+                taken.push(one);
+            }
+            let fault = source.read().unwrap_err();
+            drop(taken);
+            assert_eq!((fault.nature, &*fault.remedy), (Nature::Passing, "raise LimitNOFILE= of the unit"));
+        });
     }
 
     #[test]

@@ -5,8 +5,11 @@
 use std::{
     ffi::OsString,
     os::fd::{AsFd as _, AsRawFd, RawFd},
-    path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use nix::{
@@ -25,32 +28,15 @@ pub(super) fn glance(path: &Path) -> Option<Stamp> {
     lstat(path).ok().as_ref().map(Stamp::of)
 }
 
-/// Ends when `path` may hold something else than it did when its stamp was `seen`. Where the host cannot watch, that is
-/// never; it is said in the log once per source.
-pub(super) async fn changed(path: &Path, seen: Option<Stamp>, said: &AtomicBool) {
-    let heard = match Watch::start(path) {
-        // The watch first, then the look: a change before the watch is seen, one after it is heard.
-        Ok(_) if glance(path) != seen => return,
-        Ok(watch) => watch.heard().await,
-        Err(errno) => Err(errno),
-    };
-    if let Err(errno) = heard {
-        if !said.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                path = %crate::files::fault::quoted(path),
-                error = errno.desc(),
-                "the directory of a secret file cannot be watched; a new secret is tried at the next scheduled attempt"
-            );
-        }
-        std::future::pending::<()>().await;
-    }
+/// Hears what happens to a file, from when it was made until it is dropped.
+#[derive(Debug)]
+pub struct Watch {
+    inotify: Inotify,
+    path: PathBuf,
+    said: Arc<AtomicBool>,
 }
 
-struct Watch<'a> {
-    inotify: AsyncFd<Descriptor>,
-    path: &'a Path,
-}
-
+#[derive(Debug)]
 struct Descriptor(Inotify);
 
 impl AsRawFd for Descriptor {
@@ -59,46 +45,70 @@ impl AsRawFd for Descriptor {
     }
 }
 
-impl<'a> Watch<'a> {
-    fn start(path: &'a Path) -> Result<Self, Errno> {
-        let directory =
-            path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-        inotify.add_watch(
-            directory,
-            AddWatchFlags::IN_CLOSE_WRITE
-                | AddWatchFlags::IN_MOVED_TO
-                | AddWatchFlags::IN_MOVED_FROM
-                // A link(2) into place, as O_TMPFILE needs it.
-                | AddWatchFlags::IN_CREATE
-                // A chmod or chown is how most faults are mended, the directory's too.
-                | AddWatchFlags::IN_ATTRIB
-                | AddWatchFlags::IN_DELETE
-                // Another directory may have this name now.
-                | AddWatchFlags::IN_MOVE_SELF
-                | AddWatchFlags::IN_DELETE_SELF
-                | AddWatchFlags::IN_ONLYDIR,
-        )?;
-        Ok(Self { inotify: register(Descriptor(inotify)).map_err(|error| errno_of(&error))?, path })
+impl Watch {
+    /// Listens for changes of `path`. Blocking, and as long as its directory's file system pleases. Where the host cannot
+    /// watch there is none, and `said` says whether the log knows.
+    pub(super) fn start(path: &Path, said: &Arc<AtomicBool>) -> Option<Self> {
+        let watching = || {
+            let directory =
+                path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+            inotify.add_watch(
+                directory,
+                AddWatchFlags::IN_CLOSE_WRITE
+                    | AddWatchFlags::IN_MOVED_TO
+                    | AddWatchFlags::IN_MOVED_FROM
+                    // A link(2) into place, as O_TMPFILE needs it.
+                    | AddWatchFlags::IN_CREATE
+                    // A chmod or chown is how most faults are mended, the directory's too.
+                    | AddWatchFlags::IN_ATTRIB
+                    | AddWatchFlags::IN_DELETE
+                    // Another directory may have this name now.
+                    | AddWatchFlags::IN_MOVE_SELF
+                    | AddWatchFlags::IN_DELETE_SELF
+                    | AddWatchFlags::IN_ONLYDIR,
+            )?;
+            Ok(inotify)
+        };
+        watching()
+            .map(|inotify| Self { inotify, path: path.to_owned(), said: Arc::clone(said) })
+            .inspect_err(|errno| say(path, *errno, said))
+            .ok()
     }
 
     /// Ends with the first event that concerns the file: of its name, or of none (the directory itself, or a queue that
-    /// overflowed).
-    async fn heard(&self) -> Result<(), Errno> {
-        loop {
-            let mut ready = self.inotify.readable().await.map_err(|error| errno_of(&error))?;
-            let events = ready.try_io(|inotify| Ok(inotify.get_ref().0.read_events()?));
-            // Not ready after all: wait again.
-            let Ok(events) = events else { continue };
-            let ours = |name: &OsString| Some(name.as_os_str()) == self.path.file_name();
-            if events
-                .map_err(|error| errno_of(&error))?
-                .iter()
-                .any(|event| event.name.as_ref().is_none_or(ours))
-            {
-                return Ok(());
-            }
+    /// overflowed). If the kernel takes the descriptor away it never does. Within a tokio runtime; it blocks nothing.
+    pub async fn heard(self) {
+        let Self { inotify, path, said } = self;
+        if let Err(error) = first_event(inotify, &path).await {
+            say(&path, error.raw_os_error().map_or(Errno::EIO, Errno::from_raw), &said);
+            // To end here would be a sign of a change, and a refused profile would ask its provider again and again.
+            std::future::pending::<()>().await;
         }
+    }
+}
+
+async fn first_event(inotify: Inotify, path: &Path) -> std::io::Result<()> {
+    let inotify = register(Descriptor(inotify))?;
+    loop {
+        let mut ready = inotify.readable().await?;
+        let events = ready.try_io(|inotify| Ok(inotify.get_ref().0.read_events()?));
+        // Not ready after all: wait again.
+        let Ok(events) = events else { continue };
+        let ours = |name: &OsString| Some(name.as_os_str()) == path.file_name();
+        if events?.iter().any(|event| event.name.as_ref().is_none_or(ours)) {
+            return Ok(());
+        }
+    }
+}
+
+fn say(path: &Path, errno: Errno, said: &AtomicBool) {
+    if !said.swap(true, Ordering::Relaxed) {
+        tracing::warn!(
+            path = %crate::files::fault::quoted(path),
+            error = errno.desc(),
+            "the directory of a secret file cannot be watched; a new secret is tried at the next scheduled attempt"
+        );
     }
 }
 
@@ -108,13 +118,9 @@ fn register(descriptor: Descriptor) -> std::io::Result<AsyncFd<Descriptor>> {
     Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
 }
 
-fn errno_of(error: &std::io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{fs, task::Poll};
+    use std::{fs, pin::pin, task::Poll};
 
     use crate::{
         hardening::trial,
@@ -150,26 +156,11 @@ mod tests {
         ];
         let source = Source::file(&path);
         for (how, act) in steps {
-            let mut change = source.changed_since(source.glance());
+            let mut change = pin!(source.watch().unwrap().heard());
             assert!(is_pending(&mut change).await, "{how}");
             act();
             change.await;
         }
-    }
-
-    #[tokio::test]
-    async fn a_change_between_the_reading_and_the_watch_is_not_missed() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("secret");
-        let source = Source::file(&path);
-        let nothing = source.glance();
-        let change = source.changed_since(nothing);
-        fs::write(&path, "first").unwrap();
-        change.await;
-        let first = source.glance();
-        assert!(first.is_some());
-        fs::write(&path, "the second").unwrap();
-        source.changed_since(first).await;
     }
 
     #[tokio::test]
@@ -178,8 +169,8 @@ mod tests {
         let (path, other) = (directory.path().join("secret"), directory.path().join("secret2"));
         let source = Source::file(&path);
         let others = Source::file(&other);
-        let mut change = source.changed_since(None);
-        let mut sign = others.changed_since(None);
+        let mut change = pin!(source.watch().unwrap().heard());
+        let mut sign = pin!(others.watch().unwrap().heard());
         assert!(is_pending(&mut change).await && is_pending(&mut sign).await);
         fs::write(&other, "x").unwrap();
         sign.await;
@@ -194,36 +185,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_watched_before_the_first_poll_or_after_the_drop() {
-        let inotifies = || {
-            let target = |entry: std::io::Result<fs::DirEntry>| fs::read_link(entry.unwrap().path()).ok();
-            let targets = fs::read_dir("/proc/self/fd").unwrap().filter_map(target);
-            targets.filter(|target| target.as_os_str() == "anon_inode:inotify").count()
-        };
-        let name = "source::watch::tests::nothing_is_watched_before_the_first_poll_or_after_the_drop";
-        trial::in_own_process(name, || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
-            runtime.block_on(async {
-                let directory = tempfile::tempdir().unwrap();
-                let source = Source::file(directory.path().join("secret"));
-                let mut change = source.changed_since(None);
-                assert_eq!(inotifies(), 0);
-                assert!(is_pending(&mut change).await);
-                assert_eq!(inotifies(), 1);
-                drop(change);
-                assert_eq!(inotifies(), 0);
-            });
-        });
-    }
-
-    #[tokio::test]
-    async fn where_nothing_can_be_watched_it_never_ends_and_is_said_once() {
+    fn where_nothing_can_be_watched_there_is_no_watch_and_it_is_said_once() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("missing").join("secret");
         let source = Source::file(&path);
         let log = trial::Log::start();
         for _ in 0..2 {
-            assert!(is_pending(&mut source.changed_since(None)).await);
+            assert!(source.watch().is_none());
         }
         assert_eq!(
             log.text(),
@@ -234,6 +202,6 @@ mod tests {
         );
         let credential = Source::credential("bloom", None);
         assert_eq!(credential.glance(), None);
-        assert!(is_pending(&mut credential.changed_since(None)).await);
+        assert!(credential.watch().is_none());
     }
 }

@@ -39,7 +39,7 @@ async fn grants_are_told_once_for_each_token_and_denials_once_and_then_counted()
         "decision=granted verb=refresh-token profile=bloom uid=0 rule=root".to_owned(),
         format!("decision=granted verb=get profile=bloom generation={new} uid=1234 rule=uid:1234"),
         format!(
-            "decision=granted verb=report-rejected profile=bloom generation={old} uid=1234 rule=uid:1234"
+            "decision=granted verb=report-rejected profile=bloom generation={old} uid=1234 rule=uid:1234 count=1"
         ),
     ];
     assert_eq!(audited(&agent), told);

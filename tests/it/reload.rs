@@ -250,7 +250,7 @@ async fn what_only_the_host_knows_and_what_only_a_restart_can_change_are_faults_
 }
 
 #[tokio::test]
-async fn a_storm_of_reloads_is_taken_one_after_the_other_and_costs_no_request() {
+async fn a_storm_of_reloads_is_shared_and_costs_no_request() {
     let agent = Agent::start().await;
     let client = agent.client().await;
     let token = client.get(BLOOM).await.unwrap();
@@ -270,7 +270,9 @@ async fn a_storm_of_reloads_is_taken_one_after_the_other_and_costs_no_request() 
     assert_eq!(status.profiles[0].allow, ["uid:199"], "the last word counts");
     assert_eq!(client.get(BLOOM).await.unwrap(), token);
     assert_eq!(agent.issuer.request_count(), 1);
-    assert_eq!(agent.log().matches(" reloaded").count(), 110, "each was done");
+    // Whoever asks while one is under way shares the one after it, which reads what is written by then.
+    let done = agent.log().matches(" reloaded").count();
+    assert!((2..=110).contains(&done), "{done}");
     agent.stop().await;
 }
 
