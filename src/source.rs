@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 pub use self::{credential::CredentialSource, file::FileSource};
 use crate::{
+    config::CredentialName,
     files::Contents,
     secret::{MAX_SECRET_BYTES, Secret, SecretProblem},
 };
@@ -111,8 +112,8 @@ impl Source {
     }
 
     /// The credential `name` in `credentials_directory`, which is what systemd set `$CREDENTIALS_DIRECTORY` to.
-    pub fn credential(name: impl Into<String>, credentials_directory: Option<PathBuf>) -> Self {
-        Self::Credential(CredentialSource::new(name.into(), credentials_directory))
+    pub const fn credential(name: CredentialName, credentials_directory: Option<PathBuf>) -> Self {
+        Self::Credential(CredentialSource::new(name, credentials_directory))
     }
 }
 

@@ -1,6 +1,6 @@
 //! `bloom-agent check`: the daemon's own reader, and everything that it would only notice later.
 
-use std::{io::Write, path::Path, sync::Arc};
+use std::{collections::BTreeMap, io::Write, path::Path, sync::Arc};
 
 use nix::unistd::geteuid;
 
@@ -10,8 +10,7 @@ use super::{
     run::{RunFault, runtime, socket_group},
 };
 use crate::{
-    config::{Config, DEFAULT_SOCKET_GROUP, SecretSpec},
-    names,
+    config::{Config, DEFAULT_SOCKET_GROUP, Draft, SecretSpec, UnknownNames},
     token::ProfileName,
 };
 
@@ -43,8 +42,10 @@ pub enum CheckFault {
     /// Nothing to print to, or no event loop.
     #[error(transparent)]
     Run(#[from] RunFault),
-    /// Nobody reads the output.
-    #[error(transparent)]
+    /// The output cannot be written, or nobody reads it.
+    #[error(
+        "cannot write what the check found\nthe system says: {0}\nfree some space, or send the output elsewhere"
+    )]
     Output(#[from] std::io::Error),
     /// `--connect NAME` with a name that no profile has.
     #[error(
@@ -53,7 +54,8 @@ pub enum CheckFault {
     UnknownProfile(ProfileName),
 }
 
-/// Checks the config at `path`; what it finds goes to `faults`, what is good to `out`.
+/// Checks the config at `path`; what it finds goes to `faults`, what is good to `out`: first every
+/// fault, then how many, then the notes.
 pub fn check(
     path: &Path,
     connect: &Connect,
@@ -61,20 +63,22 @@ pub fn check(
     out: &mut dyn Write,
     faults: &mut dyn Write,
 ) -> Result<Checked, CheckFault> {
-    let loaded = match load::from_files(path) {
-        Ok(loaded) => loaded,
-        Err(found) => return report(&found, faults),
-    };
-    let config = &loaded.config;
-    let (found, notes) = beyond_the_text(config, workshop);
-    if !found.is_empty() {
-        return report(&found, faults);
+    let mut draft = load::from_files(path);
+    beyond_the_text(&mut draft, workshop);
+    let (config, notes) = draft.finish_with_warnings();
+    if let Err(problems) = &config {
+        writeln!(faults, "{problems}")?;
+        let count = problems.as_slice().len();
+        let plural = if count == 1 { "" } else { "s" };
+        writeln!(faults, "{count} fault{plural}; the agent would not take this config")?;
     }
-    for note in loaded.warnings.iter().chain(&notes) {
+    for note in notes {
         writeln!(faults, "note: {note}")?;
     }
+    let Ok(config) = &config else { return Ok(Checked::Faults) };
     let profiles = config.tokens.len();
     writeln!(out, "{}: good; {profiles} profile{}", path.display(), if profiles == 1 { "" } else { "s" })?;
+    out.flush()?;
     match connect {
         Connect::No => Ok(Checked::Good),
         Connect::All => way_to(config, config.tokens.keys(), out, faults),
@@ -85,55 +89,34 @@ pub fn check(
     }
 }
 
-fn report(found: &[String], faults: &mut dyn Write) -> Result<Checked, CheckFault> {
-    for fault in found {
-        writeln!(faults, "{fault}")?;
-    }
-    let count = found.len();
-    writeln!(
-        faults,
-        "{count} fault{}; the agent would not take this config",
-        if count == 1 { "" } else { "s" }
-    )?;
-    Ok(Checked::Faults)
-}
-
-/// Faults and notes of what the config names: users and groups, trust stores, secrets.
-fn beyond_the_text(config: &Config, workshop: &Arc<Workshop>) -> (Vec<String>, Vec<String>) {
-    let lookup = names::resolve(&config.names());
-    let findings = config.check_names(&lookup, geteuid().as_raw());
-    let mut faults: Vec<_> =
-        findings.faults.iter().chain(&findings.unknown).map(ToString::to_string).collect();
-    let mut notes: Vec<_> = findings.warnings.iter().map(ToString::to_string).collect();
-    if let Err(RunFault::Group { why, remedy, .. }) = socket_group(&config.agent) {
-        if config.agent.socket_group.is_some() {
-            faults.push(config.problem("agent.socket_group", why, remedy).to_string());
+/// Adds faults and notes of what the config names: users and groups, trust stores, the socket's group, secrets.
+fn beyond_the_text(draft: &mut Draft, workshop: &Workshop) {
+    // Nothing runs on what is built here: making it is the check.
+    let _parts = load::judge(draft, workshop, geteuid().as_raw(), UnknownNames::AreFaults, &BTreeMap::new());
+    let agent = draft.agent_key("socket_group");
+    if let Some((agent, Err(RunFault::Group { why, remedy, .. }))) =
+        agent.map(|agent| (agent, socket_group(agent)))
+    {
+        if agent.socket_group.is_some() {
+            draft.fault(draft.problem("agent.socket_group", why, remedy));
         } else {
             // Of the default this user may be mistaken: it is that of who binds the socket.
             let wrong = format!("is {DEFAULT_SOCKET_GROUP}, not being set: {why}");
-            notes.push(config.problem("agent.socket_group", wrong, remedy).to_string());
+            draft.warn(draft.problem("agent.socket_group", wrong, remedy));
         }
     }
-    for (name, profile) in &config.tokens {
-        if let Err(problem) = workshop.build(name, profile, None) {
-            let path = format!("tokens.{name}.{}", problem.key);
-            faults.push(config.problem(&path, problem.wrong, problem.right).to_string());
-        }
-        let secrets =
-            [("client_secret", Some(&profile.secret)), ("client_secret_next", profile.next_secret.as_ref())];
-        for (key, spec) in secrets.into_iter().filter_map(|(key, spec)| Some((key, spec?))) {
-            let path = format!("tokens.{name}.{key}");
-            if matches!(spec, SecretSpec::Credential(_)) && workshop.credentials.is_none() {
-                let wrong = "is a credential, which only systemd delivers, so it cannot be read here";
-                notes.push(config.problem(&path, wrong, "it is read when the unit starts").to_string());
-            } else if let Err(fault) = workshop.source(spec).read() {
-                faults.push(
-                    config.problem(&path, format!("{}: {}", fault.what, fault.why), fault.remedy).to_string(),
-                );
-            }
+    let mut faults = Vec::new();
+    let mut notes = Vec::new();
+    for written in draft.secrets() {
+        if matches!(written.value, SecretSpec::Credential(_)) && workshop.credentials.is_none() {
+            let wrong = "is a credential, which only systemd delivers, so it cannot be read here";
+            notes.push(written.problem(wrong, "it is read when the unit starts"));
+        } else if let Err(fault) = workshop.source(&written.value).read() {
+            faults.push(written.problem(format!("{}: {}", fault.what, fault.why), fault.remedy));
         }
     }
-    (faults, notes)
+    faults.into_iter().for_each(|fault| draft.fault(fault));
+    notes.into_iter().for_each(|note| draft.warn(note));
 }
 
 fn way_to<'a>(
