@@ -149,3 +149,101 @@ fn way_to<'a>(
     }
     Ok(checked)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn checked(files: &[(&str, &str)]) -> (Checked, String, String) {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("config.d")).unwrap();
+        for (name, text) in files {
+            fs::write(directory.path().join(name), text).unwrap();
+        }
+        let path = directory.path().join("config.toml");
+        let (mut out, mut faults) = (Vec::new(), Vec::new());
+        let workshop = Arc::new(Workshop::for_check(None));
+        let checked = check(&path, &Connect::No, &workshop, &mut out, &mut faults).unwrap();
+        let here = format!("{}/", directory.path().display());
+        let text = |bytes| String::from_utf8(bytes).unwrap().replace(&here, "");
+        (checked, text(out), text(faults))
+    }
+
+    #[track_caller]
+    fn assert_starts(text: &str, starts: &[&str]) {
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), starts.len(), "{text}");
+        for (line, start) in lines.iter().zip(starts) {
+            assert!(line.starts_with(start), "expected {start}\nfound {line}");
+        }
+    }
+
+    const PARTNER: &str = "provider = 'oauth2'\ntoken_url = 'https://id.example/t'\nclient_id = 'c'\n";
+
+    #[test]
+    fn one_check_tells_what_is_wrong_with_the_text_and_what_only_the_host_knows() {
+        let main = "log.level = 'loud'\n[agent]\nadmin = ['user:no-such-user-9f2']\nsocket_group = \
+                    'no-such-group-9f2'\nca_file = '/nowhere/ca.pem'\n";
+        let one = format!("[tokens.a]\n{PARTNER}client_secret.file = '/nowhere/secret'\n");
+        // No profile can be made of it, and still its rules and its secrets are judged.
+        let other = "[tokens.b]\nprovider = 'oauth'\nclient_id = 'c'\nallow = ['user:no-such-user-9f2']\n\
+                     client_secret.file = '/nowhere/other'\nclient_secret_next.credential = 'next'\n";
+        let files = [("config.toml", main), ("config.d/1.toml", &one), ("config.d/2.toml", other)];
+        let (checked, out, faults) = checked(&files);
+        assert_eq!((checked, out.as_str()), (Checked::Faults, ""));
+        assert_starts(
+            &faults,
+            &[
+                "config.toml:1: log.level: is none of the words",
+                "config.toml:3: agent.admin[0]: names a user that this host does not know",
+                "config.toml:4: agent.socket_group: this host knows no such group",
+                "config.toml:5: agent.ca_file: cannot use",
+                "config.d/1.toml:5: tokens.a.client_secret: cannot use",
+                "config.d/2.toml:2: tokens.b.provider: is none of the words",
+                "config.d/2.toml:4: tokens.b.allow[0]: names a user that this host does not know",
+                "config.d/2.toml:5: tokens.b.client_secret: cannot use",
+                "8 faults; the agent would not take this config",
+                "note: config.d/2.toml:6: tokens.b.client_secret_next: is a credential",
+            ],
+        );
+    }
+
+    #[test]
+    fn without_the_main_file_the_others_are_judged_and_nothing_is_said_of_its_keys() {
+        let drop_in =
+            format!("[tokens.a]\n{PARTNER}allow = ['user:no-such-user-9f2']\nclient_secret.file = 's'\n");
+        let (checked, _, faults) = checked(&[("config.d/1.toml", &drop_in)]);
+        assert_eq!(checked, Checked::Faults);
+        assert_starts(
+            &faults,
+            &[
+                "config.toml: cannot use the config",
+                "config.d/1.toml:5: tokens.a.allow[0]: names a user that this host does not know",
+                "config.d/1.toml:6: tokens.a.client_secret.file: is not an absolute path",
+                "3 faults; the agent would not take this config",
+            ],
+        );
+    }
+
+    #[test]
+    fn an_output_that_cannot_be_written_is_told_in_three_lines() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+                Err(std::io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.toml");
+        fs::write(&path, "agent.socket_group = 'root'\n").unwrap();
+        let workshop = Arc::new(Workshop::for_check(None));
+        let fault = check(&path, &Connect::No, &workshop, &mut Full, &mut Vec::new()).unwrap_err();
+        let told = fault.to_string();
+        assert_starts(&told, &["cannot write what the check found", "the system says: ", "free some space"]);
+    }
+}
