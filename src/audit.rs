@@ -2,11 +2,13 @@
 //!
 //! - The fields are a closed set: `uid`, `pid`, `unit`, `rule`, `profile`, `generation`, `decision`, `verb`, `count`. There
 //!   is none for a token, a secret, a hash of one, a body, or a name that a caller made up (that is `unknown`).
-//! - A grant is told once per uid, unit, profile and generation; a denial at once, then once a minute with the count.
-//!   Each admin call and each rejected-report is told.
-//! - Memory is bounded ([`MAX_GRANTS`], [`MAX_DENIALS`]): beyond it an event is told twice rather than never.
+//! - A grant is told once per uid, unit, profile and generation. A denial, and a report of a rejected token, are told at
+//!   once, then once a minute with the count: no caller can drown the audit by what it may repeat at will. Each admin
+//!   call is told.
+//! - Memory is bounded ([`MAX_GRANTS`], [`MAX_KINDS`]): beyond it an event is told twice, or under another's name with
+//!   the count, rather than never.
 //! - No timer: counts are told when the next event comes by, or when somebody keeps the appointment of
-//!   [`Audit::next_due`], which exists only after denials; [`Audit::flush`] tells the rest at the end.
+//!   [`Audit::next_due`], which exists only after something was counted; [`Audit::flush`] tells the rest at the end.
 
 mod tally;
 
@@ -24,9 +26,9 @@ use crate::{
     log::AUDIT_TARGET,
     token::{Generation, ProfileName},
 };
-use tally::{Denials, Denied};
+use tally::{Counted, Deed, Kind, Last, Tally};
 
-pub use tally::MAX_DENIALS;
+pub use tally::MAX_KINDS;
 
 /// How many (uid, unit, profile) are remembered as told. When it is reached all are forgotten, and told once more.
 pub const MAX_GRANTS: usize = 16 * 1024;
@@ -83,7 +85,8 @@ struct Books {
     grants: HashMap<(u32, ProfileName), Granted>,
     /// Units in all of `grants`.
     remembered: usize,
-    denials: Denials,
+    denials: Tally,
+    reports: Tally,
 }
 
 /// Who of one uid has been told to have this generation. An older one is forgotten.
@@ -126,7 +129,7 @@ impl Audit {
         }
         let (first, due) = {
             let mut books = self.lock();
-            (books.grant(peer, profile, generation), self.due(&mut books))
+            (books.grant(peer, profile, generation), books.due(self.now()))
         };
         if first {
             tell(&Event {
@@ -136,13 +139,15 @@ impl Audit {
                 ..Event::of(peer, "granted", verb_word(verb))
             });
         }
-        due.iter().for_each(Denied::tell);
+        due.iter().for_each(Counted::tell);
     }
 
     /// `peer` is refused. `profile` is `None` for a name that no profile has: whatever a caller makes up is one key.
     pub fn denied(&self, peer: &Peer, verb: Verb, profile: Option<&ProfileName>) {
-        let due = self.lock().denials.deny(peer, verb, profile, self.now());
-        due.iter().for_each(Denied::tell);
+        let kind = Kind::of(peer, Deed::Denied(verb), profile);
+        let last = Last { pid: peer.pid, generation: None, rule: None };
+        let due = self.lock().count(kind, last, self.now());
+        due.iter().for_each(Counted::tell);
     }
 
     /// An admin's call that was let through by `rule`, on a profile if it is about one.
@@ -155,36 +160,37 @@ impl Audit {
         self.tell_due();
     }
 
-    /// `peer`, admitted by `rule`, says that the API answered 401 to a token of `generation`: whichever it names.
+    /// `peer`, admitted by `rule`, says that the API answered 401 to a token of `generation`: whichever it names, so that
+    /// reports of many generations are counted as one kind, and the last is told.
     pub fn reported(&self, peer: &Peer, profile: &ProfileName, generation: Generation, rule: &str) {
-        tell(&Event {
-            profile: Some(profile.as_str()),
-            generation: Some(generation.as_u64()),
-            rule: Some(rule),
-            ..Event::of(peer, "granted", "report-rejected")
-        });
-        self.tell_due();
+        let kind = Kind::of(peer, Deed::Reported, Some(profile));
+        let last = Last { pid: peer.pid, generation: Some(generation), rule: Some(rule.into()) };
+        let due = self.lock().count(kind, last, self.now());
+        due.iter().for_each(Counted::tell);
     }
 
-    /// When counted denials should be told; `None` while there are none, which is nearly always.
+    /// When counted denials or reports should be told; `None` while there are none, which is nearly always.
     pub fn next_due(&self) -> Option<Timestamp> {
-        self.lock().denials.next_due()
+        let books = self.lock();
+        books.denials.next_due().into_iter().chain(books.reports.next_due()).min()
     }
 
     /// Tells the counts whose minute is over.
     pub fn tell_due(&self) {
-        let due = self.due(&mut self.lock());
-        due.iter().for_each(Denied::tell);
+        let due = self.lock().due(self.now());
+        due.iter().for_each(Counted::tell);
     }
 
     /// Tells every count, at the end.
     pub fn flush(&self) {
-        let all = self.lock().denials.all(self.now());
-        all.iter().for_each(Denied::tell);
-    }
-
-    fn due(&self, books: &mut Books) -> Vec<Denied> {
-        if books.denials.is_empty() { Vec::new() } else { books.denials.due(self.now()) }
+        let now = self.now();
+        let all = {
+            let mut books = self.lock();
+            let mut all = books.denials.all(now);
+            all.extend(books.reports.all(now));
+            all
+        };
+        all.iter().for_each(Counted::tell);
     }
 
     fn now(&self) -> Timestamp {
@@ -197,6 +203,26 @@ impl Audit {
 }
 
 impl Books {
+    /// Counts one, and returns what is to be told now.
+    fn count(&mut self, kind: Kind, last: Last, now: Timestamp) -> Vec<Counted> {
+        let tally = match kind.deed {
+            Deed::Denied(_) => &mut self.denials,
+            Deed::Reported => &mut self.reports,
+        };
+        // Before the others' turn, so that a count that waited goes out together with this one.
+        let own = tally.count(kind, last, now);
+        let mut due = self.due(now);
+        due.extend(own);
+        due
+    }
+
+    /// The counts whose minute is over.
+    fn due(&mut self, now: Timestamp) -> Vec<Counted> {
+        let mut due = self.denials.due(now);
+        due.extend(self.reports.due(now));
+        due
+    }
+
     /// Whether this is the first of its kind.
     fn grant(&mut self, peer: &Peer, profile: &ProfileName, generation: Generation) -> bool {
         let key = (peer.uid, profile.clone());

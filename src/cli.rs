@@ -25,7 +25,7 @@ use trouble::{Around, Ask, Trouble};
 use crate::{
     client::{Agent, Error, Reason, SocketPath, Wall},
     exit::Exit,
-    pb,
+    log, pb,
 };
 
 /// What is asked of the agent only to explain a failure must not become one.
@@ -33,6 +33,7 @@ const EXPLANATION_DEADLINE: Duration = Duration::from_secs(1);
 
 /// The whole program: `args` with the program's name first. It does not return; `exec` may not even come back.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ! {
+    log::withhold_panic_messages("bloom-agent-cli");
     let code = match CommandLine::try_parse_from(args::settle_wait(args)) {
         Ok(line) => run(line),
         Err(error) => {

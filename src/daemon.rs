@@ -83,15 +83,15 @@ pub enum Fatal {
     Lost(&'static str),
 }
 
-/// What an operator tells a running agent by a signal.
+/// What a running agent is told, by a signal of the kernel's or by who started it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// SIGTERM, SIGINT: drain and end; a second one: end at once.
     Stop,
+    /// Whom it was there for is gone (`dev -- COMMAND`): end at once.
+    End,
     /// SIGHUP: reload.
     Reload,
-    /// End at once, without draining: `dev`'s command is over.
-    End,
 }
 
 /// What each task leaves when it ends.
@@ -185,6 +185,7 @@ impl Daemon {
             clock: time.clone(),
             observe: Arc::new(peer::observe),
             faults: Agent::faults(),
+            metrics: Arc::clone(&metrics),
             patience: server::Patience::default(),
         };
         let mut daemon = Self {
@@ -279,6 +280,7 @@ impl Daemon {
                 },
             }
         }
+        self.tasks.shutdown().await;
         self.audit.flush();
         Ok(())
     }

@@ -8,14 +8,15 @@
 #[cfg(test)]
 pub(crate) mod trial;
 
-use std::fmt;
+use std::{fmt, io, os::fd::RawFd};
 
 use nix::{
     errno::Errno,
-    fcntl::{FcntlArg, FdFlag, OFlag, fcntl, open},
+    fcntl::{OFlag, open},
     sys::{
         prctl,
         resource::{Resource, getrlimit, rlim_t, setrlimit},
+        signal::{SigHandler, Signal, signal},
         stat::{Mode, umask},
     },
 };
@@ -88,20 +89,30 @@ impl fmt::Display for Degraded {
     }
 }
 
-/// The caller's umask and core limit, as they were before [`apply`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the caller handed down, as it was before [`apply`].
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Before {
     umask: Mode,
     core: Option<(rlim_t, rlim_t)>,
+    /// From 3 on: those that a program which we start would have inherited.
+    inheritable: Vec<RawFd>,
+    ignored_sigchld: bool,
 }
 
 impl Before {
-    /// Gives them back: for the child that becomes the caller's command, between fork and exec. Two plain system calls,
-    /// no allocation, no lock: it may run in `pre_exec`. (Dumpable comes back with the exec itself, see prctl(2).)
-    pub fn restore(&self) -> std::io::Result<()> {
+    /// Gives it back: for the child that becomes the caller's command, between fork and exec. Plain system calls, no
+    /// allocation, no lock: it may run in `pre_exec`. (Dumpable comes back with the exec itself, see prctl(2).) Signals
+    /// that are ignored stay so over an exec, if nobody installs a handler: ask [`is_ignored`] first.
+    pub fn restore(&self) -> io::Result<()> {
         umask(self.umask);
         if let Some((soft, hard)) = self.core {
             setrlimit(Resource::RLIMIT_CORE, soft, hard)?;
+        }
+        for &number in &self.inheritable {
+            inherit(number)?;
+        }
+        if self.ignored_sigchld {
+            handle_sigchld(SigHandler::SigIgn)?;
         }
         Ok(())
     }
@@ -122,15 +133,54 @@ pub fn apply() -> Applied {
     // The soft limit only: without privileges nobody gets a hard one back, and `dev -- COMMAND` owes COMMAND the
     // caller's. It is the second wall anyway: a core_pattern with a pipe does not ask for it.
     note(Protection::NoCoreFile, core.and_then(|(_, hard)| setrlimit(Resource::RLIMIT_CORE, 0, hard)));
-    note(Protection::CloseOnExec, close_on_exec_from(3));
-    let umask = umask(Mode::from_bits_truncate(0o077));
-    Applied { before: Before { umask, core: core.ok() }, degraded }
+    let inheritable = inheritable_from(3);
+    note(Protection::CloseOnExec, close_on_exec_from(3, &inheritable));
+    // Who ignores it loses the exit status of its children (wait(2)).
+    let ignored_sigchld = is_ignored(Signal::SIGCHLD) && handle_sigchld(SigHandler::SigDfl).is_ok();
+    let before = Before {
+        umask: umask(Mode::from_bits_truncate(0o077)),
+        core: core.ok(),
+        // Without /proc nobody can list them; a command then gets none, which is the safe side.
+        inheritable: inheritable.unwrap_or_default(),
+        ignored_sigchld,
+    };
+    Applied { before, degraded }
+}
+
+/// Whether the process ignores `signal`; before there is a handler of its own: whether its caller had it so, as
+/// nohup(1) does with SIGHUP. A handler would take that from every program that is started (execve(2)).
+#[expect(unsafe_code, reason = "nix can only ask by setting another action")]
+pub fn is_ignored(signal: Signal) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: without a new action the call changes nothing but `action`, for which zero is a value.
+    let action = unsafe {
+        // The only error is of numbers that are no signal, and leaves the zero of SIG_DFL.
+        libc::sigaction(signal as libc::c_int, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init()
+    };
+    action.sa_sigaction == libc::SIG_IGN
+}
+
+#[expect(unsafe_code, reason = "signal(2)")]
+fn handle_sigchld(how: SigHandler) -> nix::Result<()> {
+    // SAFETY: neither the default nor SIG_IGN runs code of ours.
+    unsafe { signal(Signal::SIGCHLD, how) }.map(drop)
 }
 
 /// For `run` only, since it cannot be undone and `dev`'s COMMAND may be one that needs sudo: no program started from
 /// here on can gain a privilege (prctl(2), PR_SET_NO_NEW_PRIVS).
 pub fn no_new_privileges() -> Result<(), Degraded> {
     prctl::set_no_new_privs().map_err(|errno| Degraded { protection: Protection::NoNewPrivileges, errno })
+}
+
+/// For programs that ask providers themselves (`run`, `check`): whom they trust is the system's store or `ca_file`, and no
+/// variable of the environment. The TLS library would honour these two. Call it while there is one thread.
+#[expect(unsafe_code, reason = "changes the environment")]
+pub fn forget_trust_variables() {
+    for name in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
+        // SAFETY: nothing else reads or writes the environment meanwhile: it is called from `main`, before any thread.
+        unsafe { std::env::remove_var(name) };
+    }
 }
 
 /// A closed descriptor 2 would be the number of the next file that is opened, and our next message would be written
@@ -147,20 +197,22 @@ fn open_standard_descriptors() -> nix::Result<()> {
     Ok(())
 }
 
-#[expect(unsafe_code, reason = "asks about a number that may be no descriptor")]
-fn is_open(number: i32) -> nix::Result<bool> {
-    // SAFETY: F_GETFD has no argument and changes nothing, whatever `number` is.
-    match Errno::result(unsafe { libc::fcntl(number, libc::F_GETFD) }) {
+fn is_open(number: RawFd) -> nix::Result<bool> {
+    match flags(number) {
         Ok(_) => Ok(true),
         Err(Errno::EBADF) => Ok(false),
         Err(errno) => Err(errno),
     }
 }
 
-fn close_on_exec_from(first: u32) -> nix::Result<()> {
+fn close_on_exec_from(first: u32, inheritable: &nix::Result<Vec<RawFd>>) -> nix::Result<()> {
     match close_range_cloexec(first) {
         // ENOSYS before Linux 5.9, EINVAL before 5.11, EPERM from filters that do not know the call.
-        Err(Errno::ENOSYS | Errno::EINVAL | Errno::EPERM) => close_on_exec_one_by_one(first),
+        Err(Errno::ENOSYS | Errno::EINVAL | Errno::EPERM) => inheritable
+            .as_ref()
+            .map_err(|&errno| errno)?
+            .iter()
+            .try_for_each(|&number| set_flags(number, libc::FD_CLOEXEC)),
         result => result,
     }
 }
@@ -172,30 +224,55 @@ fn close_range_cloexec(first: u32) -> nix::Result<()> {
     Errno::result(result).map(drop)
 }
 
-#[expect(unsafe_code, reason = "borrows descriptors by the numbers that the kernel lists")]
-fn close_on_exec_one_by_one(first: u32) -> nix::Result<()> {
-    let io = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+/// The open descriptors from `first` on that are not close-on-exec.
+fn inheritable_from(first: RawFd) -> nix::Result<Vec<RawFd>> {
+    let io = |error: io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+    let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc/self/fd").map_err(io)? {
         let name = entry.map_err(io)?.file_name();
-        let Some(number) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        if u32::try_from(number).is_ok_and(|number| number >= first) {
-            // SAFETY: listed a moment ago, and `apply` runs before there are threads that could close it; the
-            // directory's own descriptor, which is listed too, is open until the loop ends.
-            let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
-            fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        // The directory's own descriptor is among them, and is close-on-exec.
+        if let Some(number) = name.to_str().and_then(|name| name.parse::<RawFd>().ok())
+            && number >= first
+            && flags(number)? & libc::FD_CLOEXEC == 0
+        {
+            found.push(number);
         }
     }
-    Ok(())
+    Ok(found)
+}
+
+#[expect(unsafe_code, reason = "asks about a number that may be no descriptor")]
+fn flags(number: RawFd) -> nix::Result<libc::c_int> {
+    // SAFETY: F_GETFD has no argument and changes nothing, whatever `number` is.
+    Errno::result(unsafe { libc::fcntl(number, libc::F_GETFD) })
+}
+
+#[expect(unsafe_code, reason = "names descriptors by the numbers that the kernel listed")]
+fn set_flags(number: RawFd, flags: libc::c_int) -> nix::Result<()> {
+    // SAFETY: FD_CLOEXEC, the only such flag, invalidates no descriptor; a number that is none is refused.
+    Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, flags) }).map(drop)
+}
+
+/// A program that is started from here on inherits it. No allocation, no lock.
+fn inherit(number: RawFd) -> nix::Result<()> {
+    match set_flags(number, 0) {
+        // Closed since: there is nothing to hand down.
+        Err(Errno::EBADF) => Ok(()),
+        result => result,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::{
-        fd::{AsFd as _, BorrowedFd},
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd},
         unix::process::CommandExt as _,
     };
 
-    use nix::unistd::dup;
+    use nix::{
+        fcntl::{FcntlArg, FdFlag, fcntl},
+        unistd::dup,
+    };
 
     use super::*;
 
@@ -239,13 +316,63 @@ mod tests {
                 let mut command = std::process::Command::new("sh");
                 command.args(["-c", "umask; ulimit -S -c; ulimit -H -c"]);
                 let ours = String::from_utf8(command.output().unwrap().stdout).unwrap();
-                // SAFETY: `restore` makes two system calls and touches no lock or heap.
+                // SAFETY: `restore` makes system calls and touches no lock or heap.
                 unsafe { command.pre_exec(move || before.restore()) };
                 let theirs = String::from_utf8(command.output().unwrap().stdout).unwrap();
                 let hard_line = ours.lines().nth(2).unwrap();
                 assert_eq!(ours, format!("0077\n0\n{hard_line}\n"));
                 // sh counts in blocks of 512 bytes.
                 assert_eq!(theirs, format!("0027\n{}\n{hard_line}\n", soft / 512));
+            },
+        );
+    }
+
+    #[test]
+    #[expect(unsafe_code, reason = "pre_exec")]
+    fn a_command_in_the_callers_name_inherits_the_callers_descriptors_and_none_of_ours() {
+        trial::in_own_process(
+            "hardening::tests::a_command_in_the_callers_name_inherits_the_callers_descriptors_and_none_of_ours",
+            || {
+                let passed = dup(std::io::stderr().as_fd()).unwrap();
+                let withheld = std::fs::File::open("/dev/null").unwrap();
+                let before = apply().before;
+                let ours = std::fs::File::open("/dev/null").unwrap();
+                let numbers = [passed.as_raw_fd(), withheld.as_raw_fd(), ours.as_raw_fd()];
+                let mut command = std::process::Command::new("sh");
+                command.args(["-c", "for n; do test -e /proc/$$/fd/$n && echo $n; done; true", "sh"]);
+                command.args(numbers.map(|number| number.to_string()));
+                assert_eq!(command.output().unwrap().stdout, b"");
+                // SAFETY: `restore` makes system calls and touches no lock or heap.
+                unsafe { command.pre_exec(move || before.restore()) };
+                let seen = String::from_utf8(command.output().unwrap().stdout).unwrap();
+                assert_eq!(seen, format!("{}\n", numbers[0]));
+                assert!(is_close_on_exec(passed.as_fd()), "only in the child");
+            },
+        );
+    }
+
+    #[test]
+    #[expect(unsafe_code, reason = "pre_exec, signal(2)")]
+    fn signals_that_the_caller_ignores_are_ignored_in_its_command_but_children_are_waited_for() {
+        trial::in_own_process(
+            "hardening::tests::signals_that_the_caller_ignores_are_ignored_in_its_command_but_children_are_waited_for",
+            || {
+                for ignored in [Signal::SIGHUP, Signal::SIGCHLD] {
+                    // SAFETY: SIG_IGN runs no code.
+                    unsafe { signal(ignored, SigHandler::SigIgn) }.unwrap();
+                }
+                let before = apply().before;
+                assert!(is_ignored(Signal::SIGHUP) && !is_ignored(Signal::SIGUSR1));
+                let mut command = std::process::Command::new("grep");
+                command.args(["SigIgn", "/proc/self/status"]);
+                // SAFETY: `restore` makes system calls and touches no lock or heap.
+                unsafe { command.pre_exec(move || before.restore()) };
+                // Where SIGCHLD is ignored this is ECHILD.
+                let seen = String::from_utf8(command.output().unwrap().stdout).unwrap();
+                let mask = u64::from_str_radix(seen.split_whitespace().nth(1).unwrap(), 16).unwrap();
+                let is_in_mask = |signal: Signal| mask >> (signal as u32 - 1) & 1 == 1;
+                assert!(is_in_mask(Signal::SIGHUP) && is_in_mask(Signal::SIGCHLD), "{seen}");
+                assert!(!is_in_mask(Signal::SIGTERM), "{seen}");
             },
         );
     }
@@ -286,7 +413,7 @@ mod tests {
                         trial::as_nobody(|| {
                             prctl::set_dumpable(false).unwrap();
                             assert_eq!(close_range_cloexec(3), Err(errno));
-                            assert_eq!(close_on_exec_from(3), Ok(()));
+                            assert_eq!(close_on_exec_from(3, &inheritable_from(3)), Ok(()));
                         });
                     });
                     assert!(is_close_on_exec(inherited.as_fd()), "{errno}");

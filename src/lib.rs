@@ -18,14 +18,17 @@
 //! # Four invariants
 //!
 //! 1. **The part that talks to strangers cannot name the part that holds secrets.** [`service`] and [`server`] never
-//!    import [`secret`], [`source`], [`http`] or [`obtain`]. Secret, protocol and network meet in [`obtain`] only.
+//!    import [`secret`], [`source`], [`http`] or [`obtain`]. Secret, protocol and network meet in [`obtain`] only
+//!    (`check` reads secrets too, to judge them, and sends none).
 //! 2. **L0 and L1 contain no async, no tokio, no file system, no clock.** Time and randomness are arguments. Only
 //!    [`clock`] reads a clock.
 //! 3. **Only a rotator holds a [`store::Publisher`].** A token is replaced only by a success, by one owner. Readers hold
 //!    a [`store::Reader`]: a different type.
 //! 4. **A client secret lives for one exchange.** It is read from its source for each token request and wiped after it.
+//!    (The one exception is `dev`, which makes its secret up.)
 //!
-//! `tests/it/architecture.rs` reads the sources and holds all this to be so.
+//! `tests/it/architecture.rs` reads the sources and holds the first three to be so; `tests/it/leaks` looks into the memory of
+//! a running agent for the fourth.
 //!
 //! # Two flows
 //!

@@ -348,6 +348,20 @@ impl<D: AsFd> Write for Unbuffered<D> {
     }
 }
 
+/// The same for a program that has no log, or none yet: a line on stderr that says where, in place of std's, which
+/// shows the message. A panic over a slice of text, for one, has that text in its message.
+pub fn withhold_panic_messages(program: &'static str) {
+    panic::set_hook(Box::new(move |info| {
+        let place = info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+        let line = format!(
+            "{program}: panicked at {place}\nthis is a fault in it; the message is withheld, since it may hold a secret \
+             or a token\nplease report the place\n"
+        );
+        // There is nobody to tell if that fails.
+        let _ = io::stderr().lock().write_all(line.as_bytes());
+    }));
+}
+
 /// From now on a panic is one line that says where, and is counted. Its message is not shown: it may hold what was being
 /// worked on, a token for instance. Without a subscriber it goes unseen, so this follows [`init`].
 pub fn install_panic_hook(panics: Panics) {

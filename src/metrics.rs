@@ -50,8 +50,6 @@ pub enum Method {
     GetMetrics,
     /// grpc.health.v1.Health/Check.
     HealthCheck,
-    /// grpc.health.v1.Health/List.
-    HealthList,
     /// grpc.health.v1.Health/Watch.
     HealthWatch,
     /// ServerReflectionInfo, v1 and v1alpha.
@@ -61,7 +59,7 @@ pub enum Method {
 }
 
 impl Method {
-    const ALL: [(Self, &'static str, &'static [&'static str]); 13] = [
+    const ALL: [(Self, &'static str, &'static [&'static str]); 12] = [
         (Self::GetToken, "GetToken", &["/bloom.agent.v1.TokenService/GetToken"]),
         (Self::WatchToken, "WatchToken", &["/bloom.agent.v1.TokenService/WatchToken"]),
         (Self::ListTokens, "ListTokens", &["/bloom.agent.v1.TokenService/ListTokens"]),
@@ -71,7 +69,6 @@ impl Method {
         (Self::GetStatus, "GetStatus", &["/bloom.agent.v1.AdminService/GetStatus"]),
         (Self::GetMetrics, "GetMetrics", &["/bloom.agent.v1.AdminService/GetMetrics"]),
         (Self::HealthCheck, "HealthCheck", &["/grpc.health.v1.Health/Check"]),
-        (Self::HealthList, "HealthList", &["/grpc.health.v1.Health/List"]),
         (Self::HealthWatch, "HealthWatch", &["/grpc.health.v1.Health/Watch"]),
         (
             Self::Reflection,

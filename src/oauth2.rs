@@ -21,6 +21,8 @@ pub use endpoint::{Endpoint, EndpointFault, ProxyFault, ProxyUrl};
 pub use parameter::{ParameterFault, audience, client_id, extra_parameter, resource};
 pub use refusal::{Credentials, Rejection};
 
+use std::fmt;
+
 use crate::token::Scope;
 
 /// How the client proves who it is (RFC 6749 §2.3.1; names of the RFC 7591 registry).
@@ -44,7 +46,7 @@ pub enum BodyFormat {
 }
 
 /// Everything of a token request but the secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Client {
     /// Where to.
     pub endpoint: Endpoint,
@@ -62,4 +64,21 @@ pub struct Client {
     pub scopes: Vec<Scope>,
     /// Further parameters, each checked by [`extra_parameter`]. [`encode()`] writes them sorted by name.
     pub extra: Vec<(Box<str>, Box<str>)>,
+}
+
+/// Of the extra parameters only the names: a provider may take one for a credential.
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let extra: Vec<_> = self.extra.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Client")
+            .field("endpoint", &self.endpoint)
+            .field("client_id", &self.client_id)
+            .field("auth_method", &self.auth_method)
+            .field("body", &self.body)
+            .field("audience", &self.audience)
+            .field("resource", &self.resource)
+            .field("scopes", &self.scopes)
+            .field("extra", &extra)
+            .finish()
+    }
 }

@@ -22,7 +22,7 @@ use self::{
     journal::{Journal, Loudness},
 };
 use crate::{
-    clock::Now,
+    clock::{Now, WallTime},
     failure::{Failure, FailureKind, Schedule},
     obtain::{Obtained, Outcome},
     refresh::{Action, Adoption, Grant, Novelty, Refresh},
@@ -55,6 +55,7 @@ pub fn rotator(
         noticed: None,
         requests: 0,
         last_failure: None,
+        expires: None,
         told: None,
         journal: Journal::default(),
         task,
@@ -86,6 +87,7 @@ pub struct Rotator {
     noticed: Option<u64>,
     requests: u64,
     last_failure: Option<Arc<(Failure, Now)>>,
+    expires: Option<WallTime>,
     /// What the readers were told last: they are not woken to hear it again.
     told: Option<Attempts>,
     journal: Journal,
@@ -102,6 +104,7 @@ impl Rotator {
                 "took a token over"
             );
             self.publisher.publish(self.task.identity, Arc::clone(&token));
+            self.expires = Some(token.life.expires_wall());
             self.served = Some(token);
             self.tell();
         }
@@ -124,6 +127,7 @@ impl Rotator {
         self.machine.handle_lost(self.time.now().boot, failures, next);
         self.requests = lost.requests;
         self.last_failure = lost.last_failure.clone().filter(|_| is_same);
+        self.expires = self.expires.or(lost.expires.filter(|_| is_same));
         self.tell();
     }
 
@@ -272,6 +276,7 @@ impl Rotator {
             audience: self.task.audience.clone(),
             life,
         });
+        self.expires = Some(token.life.expires_wall());
         self.served = Some(Arc::clone(&token));
         token
     }
@@ -300,7 +305,7 @@ impl Rotator {
         (self.secret_changed, self.noticed) = (None, None);
         if is_other {
             self.publisher.withdraw();
-            (self.served, self.flight, self.last_failure) = (None, None, None);
+            (self.served, self.flight, self.last_failure, self.expires) = (None, None, None, None);
             self.journal = Journal::default();
             self.machine.handle_identity(now, self.task.policy);
         } else {
@@ -317,6 +322,7 @@ impl Rotator {
             requests: self.requests,
             consecutive_failures: self.machine.consecutive_failures(),
             last_failure: self.last_failure.clone(),
+            expires: self.expires,
         };
         if self.told.as_ref() != Some(&attempts) {
             self.told = Some(attempts.clone());

@@ -59,6 +59,7 @@ use crate::{
     access::Peer,
     clock::Clock,
     limits::{Limits, Mention},
+    metrics::Metrics,
 };
 
 /// What the agent is about; its sender is the daemon's. When the sender is dropped, the agent drains.
@@ -104,6 +105,8 @@ pub struct Server<S> {
     pub observe: Observe,
     /// What is answered where the service is not asked.
     pub faults: Arc<dyn Faults>,
+    /// Where calls are counted.
+    pub metrics: Arc<Metrics>,
     /// How long clients are waited for.
     pub patience: Patience,
 }
@@ -205,6 +208,7 @@ where
             service: self.service.clone(),
             connection: Arc::clone(&connection),
             faults: Arc::clone(&self.faults),
+            metrics: Arc::clone(&self.metrics),
         };
         let protocol = protocol(self.book.limits(), streams.clone());
         let (clock, patience) = (Arc::clone(&self.clock), self.patience);

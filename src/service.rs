@@ -25,7 +25,7 @@ use crate::{
     audit::Audit,
     clock::{Clock, Now},
     limits::Exceeded,
-    metrics::{Method, Metrics},
+    metrics::Metrics,
     pb,
     server::{Book, Connection, Faults, Phase, WatchPermit, deadline_of},
 };
@@ -53,7 +53,7 @@ pub trait Control: Send + Sync {
     /// latest, whatever the directory service does.
     async fn look_names_up(&self, patience: Duration);
 
-    /// A denial was audited: its repetitions are counted, and somebody has to see to it that the count is told.
+    /// A denial or a report was audited: its repetitions are counted, and somebody has to see to it that the count is told.
     fn denial_noted(&self);
 
     /// What the agent must do without on this host, in words.
@@ -126,13 +126,6 @@ impl Agent {
             }
         }
         Arc::new(Table)
-    }
-
-    /// Counts the end of a call.
-    fn count<T>(&self, method: Method, result: Result<T, Refusal>) -> Result<T, Status> {
-        let result = result.map_err(Status::from);
-        self.metrics.call(method, result.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok));
-        result
     }
 }
 

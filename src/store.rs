@@ -12,7 +12,7 @@ use std::{cmp::Ordering, sync::Arc};
 use tokio::sync::watch;
 
 use crate::{
-    clock::{Clock, Now, Timestamp},
+    clock::{Clock, Now, Timestamp, WallTime},
     failure::Failure,
     refresh::Health,
     token::Token,
@@ -39,6 +39,8 @@ pub struct Attempts {
     pub consecutive_failures: u32,
     /// The last attempt's failure and its moment; none if it succeeded, or before the first.
     pub last_failure: Option<Arc<(Failure, Now)>>,
+    /// When the last token of this identity expires, or expired.
+    pub expires: Option<WallTime>,
 }
 
 /// What a rotator does now.
@@ -69,6 +71,7 @@ pub fn cell(identity: Identity, now: Now) -> (Publisher, Reader) {
         requests: 0,
         consecutive_failures: 0,
         last_failure: None,
+        expires: None,
     });
     (Publisher { token: token_sender, attempts: attempts_sender }, Reader { token, attempts })
 }

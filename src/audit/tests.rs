@@ -73,7 +73,7 @@ fn the_fields_are_these_and_no_others() {
         r#""decision":"denied","verb":"get","profile":"bloom","uid":2,"pid":7,"unit":"b.service","count":1}"#,
         r#""decision":"granted","verb":"refresh-token","profile":"bloom","uid":0,"pid":7,"rule":"root"}"#,
         r#""decision":"granted","verb":"reload","uid":0,"pid":7,"rule":"root"}"#,
-        r#""decision":"granted","verb":"report-rejected","profile":"bloom","generation":5,"uid":1,"pid":7,"rule":"uid:1"}"#,
+        r#""decision":"granted","verb":"report-rejected","profile":"bloom","generation":5,"uid":1,"pid":7,"rule":"uid:1","count":1}"#,
     ];
     assert_eq!(events, expected.map(|rest| format!("{head}{rest}")));
 }
@@ -182,12 +182,12 @@ fn names_that_callers_make_up_are_one_key() {
 
 #[test]
 fn the_books_do_not_grow_beyond_their_caps_and_lose_no_count() {
-    let uids = u32::try_from(MAX_DENIALS * 2).unwrap();
+    let uids = u32::try_from(MAX_KINDS * 2).unwrap();
     let told = events(|audit, _| {
         for uid in 0..uids {
             audit.denied(&peer(uid), Verb::Get, None);
         }
-        assert_eq!(audit.lock().denials.len(), MAX_DENIALS + 1);
+        assert_eq!(audit.lock().denials.len(), MAX_KINDS + 1);
         audit.flush();
     });
     assert_eq!(counts(&told).iter().sum::<u64>(), u64::from(uids));
@@ -215,4 +215,50 @@ fn what_is_remembered_is_counted_right_over_generations() {
             assert_eq!((books.remembered, units), (2, 2));
         }
     });
+}
+
+#[test]
+fn a_caller_that_reports_without_end_is_told_once_a_minute_with_the_count_and_the_last_generation() {
+    let told = events(|audit, clock| {
+        let report = |peer: &Peer, profile: &str, generation| {
+            audit.reported(peer, &name(profile), Generation::from_u64(generation), "uid:1");
+        };
+        for generation in 0..5000 {
+            report(&peer(1), "bloom", generation);
+        }
+        assert_eq!(audit.next_due(), Some(Timestamp::from_boot(Duration::from_secs(1060))));
+        // Another user, unit or profile is another kind, and is told at once.
+        report(&peer(2), "bloom", 1);
+        report(&unit(1, "a.service"), "bloom", 1);
+        report(&peer(1), "partner", 1);
+        clock.forward(60);
+        audit.tell_due();
+        assert_eq!(audit.next_due(), None);
+        report(&peer(1), "bloom", 7);
+        report(&peer(1), "bloom", 8);
+        audit.flush();
+        audit.flush();
+    });
+    let seen: Vec<_> = told
+        .iter()
+        .map(|line| {
+            let event: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert_eq!((&event["verb"], &event["rule"]), (&"report-rejected".into(), &"uid:1".into()));
+            (event["generation"].as_u64().unwrap(), event["count"].as_u64().unwrap())
+        })
+        .collect();
+    assert_eq!(seen, [(0, 1), (1, 1), (1, 1), (1, 1), (4999, 4999), (8, 2)]);
+}
+
+#[test]
+fn neither_denials_nor_reports_crowd_out_the_other() {
+    let told = events(|audit, _| {
+        for uid in 0..=u32::try_from(MAX_KINDS).unwrap() {
+            audit.denied(&peer(uid), Verb::Get, None);
+        }
+        audit.reported(&peer(1), &name("bloom"), Generation::from_u64(5), "uid:1");
+        let books = audit.lock();
+        assert_eq!((books.denials.len(), books.reports.len()), (MAX_KINDS + 1, 1));
+    });
+    assert_eq!(told.last().map(|line| line.contains("report-rejected")), Some(true));
 }

@@ -20,7 +20,7 @@ use bloom_agent::{
     },
     dev_issuer::Dialect,
     exit::Exit,
-    hardening,
+    hardening, log,
     token::ProfileName,
     wiping::WipingAllocator,
 };
@@ -33,6 +33,7 @@ static ALLOCATOR: WipingAllocator = WipingAllocator::new(std::alloc::System);
 fn main() -> ExitCode {
     // First, with no branch before it: from here on no core file, no ptrace by the same user, no descriptor for a child.
     let hardened = hardening::apply();
+    log::withhold_panic_messages("bloom-agent");
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(usage) => {
@@ -43,9 +44,13 @@ fn main() -> ExitCode {
     };
     match arguments.command {
         Command::Run { config } => {
+            hardening::forget_trust_variables();
             end(run(&config, hardened.degraded).map(|()| Exit::Done).map_err(Problem::from))
         }
-        Command::Check { config, connect } => end(checked(&config, connect)),
+        Command::Check { config, connect } => {
+            hardening::forget_trust_variables();
+            end(checked(&config, connect))
+        }
         Command::Dev { lifetime, dialect, command } => {
             let options =
                 dev::Options { lifetime, dialect: dialect.into(), command, before: hardened.before };

@@ -93,10 +93,11 @@ impl Trouble {
                 };
                 say(what, why, todo)
             }
+            // The agent's text names the limit, so the advice need not guess which it was.
             Error::Limit { retry_after, text } => say(
                 "the agent has enough of these calls".to_owned(),
                 text.clone(),
-                format!("slow down, or use fewer watches; {}", again(*retry_after)),
+                format!("make fewer of them; {}", again(*retry_after)),
             ),
             Error::InvalidRequest { lines } => say(
                 "the agent refuses the request".to_owned(),

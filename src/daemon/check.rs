@@ -44,7 +44,7 @@ pub enum CheckFault {
     Run(#[from] RunFault),
     /// The output cannot be written, or nobody reads it.
     #[error(
-        "cannot write what the check found\nthe system says: {0}\nfree some space, or send the output elsewhere"
+        "the output cannot be written\n{0}\nlook at what it is connected to, and whether its disk is full"
     )]
     Output(#[from] std::io::Error),
     /// `--connect NAME` with a name that no profile has.
@@ -147,6 +147,8 @@ fn way_to<'a>(
             }
         }
     }
+    // A look-up that hangs has been told of; it is not waited for.
+    runtime.shutdown_background();
     Ok(checked)
 }
 
@@ -244,6 +246,6 @@ mod tests {
         let workshop = Arc::new(Workshop::for_check(None));
         let fault = check(&path, &Connect::No, &workshop, &mut Full, &mut Vec::new()).unwrap_err();
         let told = fault.to_string();
-        assert_starts(&told, &["cannot write what the check found", "the system says: ", "free some space"]);
+        assert_starts(&told, &["the output cannot be written", "", "look at what"]);
     }
 }

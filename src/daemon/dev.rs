@@ -3,32 +3,25 @@
 //! No config, no root, no network but the loopback, where the issuer listens. It is the only way to an http:// endpoint.
 //! Everything lies in a fresh directory that only the own user may enter, and goes with the process.
 
+mod command;
+
 use std::{
     ffi::OsString,
     io::{self, Write},
-    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
-    process::ExitStatus,
     sync::Arc,
     time::Duration,
 };
 
-use nix::{
-    sys::signal::{Signal as UnixSignal, kill},
-    unistd::{Pid, geteuid},
-};
+use nix::unistd::geteuid;
 use rand::{RngExt as _, distr::Alphanumeric};
-use tokio::{
-    process::Command,
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-};
+use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 use super::{
-    Daemon, Fatal, Parts,
+    Daemon, Fatal, Parts, Signal,
     profile::Workshop,
-    run::{RunFault, runtime, signals_of_the_kernel},
+    run::{RunFault, runtime, to_its_end},
 };
 use crate::{
     access::Selector,
@@ -48,6 +41,7 @@ use crate::{
     timer::KernelTime,
     token::Generation,
 };
+use command::Ending;
 
 /// The one profile.
 const PROFILE: &str = "bloom";
@@ -60,7 +54,7 @@ pub struct Options {
     pub dialect: Dialect,
     /// A command to run with the agent's socket in its environment; empty for none.
     pub command: Vec<OsString>,
-    /// The caller's umask and limits, which the command gets back.
+    /// What the caller handed down, which the command gets back.
     pub before: Before,
 }
 
@@ -90,10 +84,6 @@ impl From<Fatal> for DevFault {
 
 /// Runs it until a signal comes or the command ends; returns the exit status.
 pub fn dev(options: Options) -> Result<u8, DevFault> {
-    let home = home()?;
-    let socket = home.path().join("agent.sock");
-    let secret = random_text(40);
-
     // Quiet: whoever runs it wants to read the output of their own program, and asked for the short lives themselves.
     let log_config = log::LogConfig {
         level: tracing::Level::ERROR,
@@ -105,77 +95,106 @@ pub fn dev(options: Options) -> Result<u8, DevFault> {
     let panics = log::Panics::default();
     log::install_panic_hook(panics.clone());
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), log.dropped(), panics);
+
+    to_its_end(runtime()?, async {
+        // Before there is anything to leave behind.
+        let ending = Ending::catch().map_err(|why| RunFault::System { what: "no signals", why })?;
+        let home = home()?;
+        let ended = serve(&options, &home.path().join("agent.sock"), ending, metrics).await;
+        if let Err(error) = home.close() {
+            tracing::warn!(%error, "the socket's directory stays behind");
+        }
+        ended
+    })
+}
+
+/// Serves at `socket`, and leaves none there.
+async fn serve(
+    options: &Options,
+    socket: &Path,
+    mut ending: Ending,
+    metrics: Arc<Metrics>,
+) -> Result<u8, DevFault> {
     let bound =
-        server::bind(server::Address { path: &socket, mode: 0o600, group: None }).map_err(RunFault::from)?;
+        server::bind(server::Address { path: socket, mode: 0o600, group: None }).map_err(RunFault::from)?;
+    let (client_id, secret) = (random_text(20), random_text(40));
+    let mut issuer = IssuerOptions::new(options.dialect, client_id.clone(), secret.clone());
+    issuer.lifetime = options.lifetime;
+    let (issuer, serve_issuer) = DevIssuer::bind(issuer).map_err(|why| DevFault::System {
+        what: "open a port on the loopback for the issuer",
+        why,
+        remedy: "bring up the loopback interface (`ip link set lo up`) and start again",
+    })?;
+    let config = dev_config(&issuer, options.dialect, &client_id)?;
+    let (time, wall_steps) = KernelTime::new().map_err(|why| RunFault::System { what: "no timer", why })?;
+    let time = Arc::new(time);
+    let start = Daemon::start(Parts {
+        read: Arc::new(move || config.clone()),
+        listener: bound.listener,
+        time: time.clone(),
+        wall_steps: Some(wall_steps),
+        workshop: Arc::new(Workshop {
+            credentials: None,
+            secret: Some(Arc::new(InMemory(secret))),
+            pages: LockedPages::default(),
+            clock: time.clone(),
+            metrics: Arc::clone(&metrics),
+            floor: DEV_FLOOR,
+        }),
+        log: None,
+        metrics,
+        own_uid: geteuid().as_raw(),
+        degraded: Vec::new(),
+    });
+    let daemon = tokio::select! {
+        signal = ending.next() => {
+            return Ok(if options.command.is_empty() { 0 } else { command::ended_by(signal) });
+        }
+        started = start => started?,
+    };
+    let rotations = daemon.reader(PROFILE);
+    let (signal, signals) = mpsc::channel(4);
+    let served = daemon.run(signals);
+    tokio::pin!(served, serve_issuer);
 
-    let runtime = runtime()?;
-    let code = runtime.block_on(async {
-        let client_id = random_text(20);
-        let mut issuer = IssuerOptions::new(options.dialect, client_id.clone(), secret.clone());
-        issuer.lifetime = options.lifetime;
-        let (issuer, serve_issuer) = DevIssuer::bind(issuer).map_err(|why| DevFault::System {
-            what: "open a port on the loopback for the issuer",
-            why,
-            remedy: "bring up the loopback interface (`ip link set lo up`) and start again",
-        })?;
-        let config = dev_config(&issuer, options.dialect, &client_id)?;
-        let (time, wall_steps) =
-            KernelTime::new().map_err(|why| RunFault::System { what: "no timer", why })?;
-        let time = Arc::new(time);
-        let (signal, signals) = mpsc::channel(4);
-        let daemon = Daemon::start(Parts {
-            read: Arc::new(move || config.clone()),
-            listener: bound.listener,
-            time: time.clone(),
-            wall_steps: Some(wall_steps),
-            workshop: Arc::new(Workshop {
-                credentials: None,
-                secret: Some(Arc::new(InMemory(secret))),
-                pages: LockedPages::default(),
-                clock: time.clone(),
-                metrics: Arc::clone(&metrics),
-                floor: DEV_FLOOR,
-            }),
-            log: None,
-            metrics,
-            own_uid: geteuid().as_raw(),
-            degraded: Vec::new(),
-        })
-        .await?;
-        let rotations = daemon.reader(PROFILE);
-        let served = daemon.run(signals);
-        tokio::pin!(served, serve_issuer);
-
-        if options.command.is_empty() {
-            let kernel =
-                signals_of_the_kernel(signal).map_err(|why| RunFault::System { what: "no signals", why })?;
-            if tell(&introduction(&socket, options.lifetime))? == Told::ReaderGone {
-                return Ok(0);
-            }
-            tokio::select! {
-                ended = &mut served => ended?,
-                () = &mut serve_issuer => return Err(Fatal::Lost("issuer").into()),
-                () = kernel => return Err(Fatal::Lost("signals").into()),
-                told = tell_rotations(rotations, time) => told?,
-            }
+    if options.command.is_empty() {
+        if tell(&introduction(socket, options.lifetime))? == Told::ReaderGone {
             return Ok(0);
         }
-        let command = run_command(&options, &socket);
-        tokio::pin!(command);
-        let status = tokio::select! {
-            status = &mut command => status?,
-            ended = &mut served => {
-                ended?;
-                return Err(Fatal::Lost("accept loop").into());
-            }
+        tokio::select! {
+            ended = &mut served => ended?,
             () = &mut serve_issuer => return Err(Fatal::Lost("issuer").into()),
-        };
-        // The command is over; who else holds a connection has had its time, and gets no drain.
-        Ok(exit_status(status))
-    });
-    drop(bound.place);
-    runtime.shutdown_background();
-    code
+            () = stop(ending, signal) => return Err(Fatal::Lost("signals").into()),
+            told = tell_rotations(rotations, time) => told?,
+        }
+        return Ok(0);
+    }
+    let status = tokio::select! {
+        status = command::run(options, socket, &mut ending) => status?,
+        ended = &mut served => {
+            ended?;
+            return Err(Fatal::Lost("accept loop").into());
+        }
+        () = &mut serve_issuer => return Err(Fatal::Lost("issuer").into()),
+    };
+    // Who else holds a connection has had its time.
+    let _gone = signal.try_send(Signal::End);
+    tokio::select! {
+        ended = &mut served => ended?,
+        () = &mut serve_issuer => {}
+    }
+    Ok(status)
+}
+
+/// Whatever asks us to end, ends us, a hang-up of the terminal too: there is no config to read again.
+async fn stop(mut ending: Ending, signals: mpsc::Sender<Signal>) {
+    loop {
+        ending.next().await;
+        if signals.send(Signal::Stop).await.is_err() {
+            // The daemon is about to end; its end is what counts.
+            return std::future::pending().await;
+        }
+    }
 }
 
 /// A fresh directory of mode 0700, where the user's own runtime directory is, else in /tmp.
@@ -307,59 +326,4 @@ async fn tell_rotations(
             return std::future::pending().await;
         }
     }
-}
-
-/// Runs the command to its end. As under ssh-agent, a signal from the terminal is the command's affair; one that is sent
-/// to us alone is passed on to it.
-async fn run_command(options: &Options, socket: &Path) -> Result<ExitStatus, DevFault> {
-    let (program, arguments) = options.command.split_first().ok_or(Fatal::Lost("command"))?;
-    let before = options.before;
-    let mut command = Command::new(program);
-    command.args(arguments).env("BLOOM_AGENT_SOCK", socket).kill_on_drop(true);
-    // SAFETY: `restore` makes two system calls and nothing else, which is all that is allowed between fork and exec
-    // (signal-safety(7)).
-    #[allow(unsafe_code)]
-    unsafe {
-        command.pre_exec(move || before.restore());
-    }
-    let kernel = |kind| signal(kind).map_err(|why| RunFault::System { what: "no signals", why });
-    let mut terminate = kernel(SignalKind::terminate())?;
-    let mut hangup = kernel(SignalKind::hangup())?;
-    // The terminal sends these to the command as well, so they are not passed on; and it is the command that decides.
-    let mut interrupt = kernel(SignalKind::interrupt())?;
-    let mut quit = kernel(SignalKind::quit())?;
-    let mut child = match command.spawn() {
-        Ok(child) => child,
-        Err(why) => {
-            let code = if why.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
-            // As env(1) does; the exit status says the same where stderr is closed.
-            let _closed = writeln!(
-                io::stderr(),
-                "bloom-agent: cannot run {}\n{why}\ncorrect the command: a path, or a name that PATH has",
-                program.display()
-            );
-            return Ok(ExitStatus::from_raw(code << 8));
-        }
-    };
-    loop {
-        let pass_on = tokio::select! {
-            ended = child.wait() => {
-                return ended.map_err(|why| DevFault::System { what: "wait for the command", why, remedy: "start again" });
-            }
-            Some(()) = terminate.recv() => UnixSignal::SIGTERM,
-            Some(()) = hangup.recv() => UnixSignal::SIGHUP,
-            Some(()) = interrupt.recv() => continue,
-            Some(()) = quit.recv() => continue,
-        };
-        if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
-            // It may have ended in this instant.
-            let _ended = kill(Pid::from_raw(pid), pass_on);
-        }
-    }
-}
-
-/// The command's own, or 128 + n for signal n.
-fn exit_status(status: ExitStatus) -> u8 {
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
-    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
 }

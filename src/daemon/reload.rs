@@ -193,7 +193,7 @@ impl Daemon {
                     .collect(),
                 scopes: config.client.scopes.clone(),
                 audience: config.client.audience.clone(),
-                token_url: config.client.endpoint.as_str().into(),
+                token_url: config.client.endpoint.without_query().into(),
                 secret_source: running.built.secret_source(),
                 reader: running.reader.clone(),
                 rotator: running.rotator.clone(),

@@ -103,8 +103,7 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
         let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
         first.unwrap_or_else(|| load::from_files(&path))
     };
-    let runtime = runtime()?;
-    let ended = runtime.block_on(async move {
+    let ended = to_its_end(runtime()?, async move {
         let (time, wall_steps) =
             KernelTime::new().map_err(|why| RunFault::System { what: "no timer", why })?;
         let time = Arc::new(time);
@@ -147,8 +146,6 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
         }
     });
     drop(bound.place);
-    // What hangs in a name service or a file system cannot be waited for.
-    runtime.shutdown_background();
     ended
 }
 
@@ -159,6 +156,14 @@ pub(super) fn runtime() -> Result<Runtime, RunFault> {
         .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .map_err(|why| RunFault::System { what: "no event loop", why })
+}
+
+/// Runs `work` and ends, whatever still blocks a thread: dropping a runtime would wait for a look-up of a name or for a
+/// file system that hangs, and nothing could end the process but SIGKILL.
+pub(super) fn to_its_end<T>(runtime: Runtime, work: impl Future<Output = T>) -> T {
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_background();
+    outcome
 }
 
 /// The group that the socket is given to.
@@ -205,4 +210,26 @@ pub(super) fn signals_of_the_kernel(listener: mpsc::Sender<Signal>) -> io::Resul
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_hangs_in_a_system_call_does_not_keep_the_process() {
+        let (release, hangs) = std::sync::mpsc::channel::<()>();
+        let (began, has_begun) = tokio::sync::oneshot::channel();
+        let outcome = to_its_end(runtime().unwrap(), async {
+            tokio::task::spawn_blocking(move || {
+                began.send(()).unwrap();
+                // Until the test is over.
+                hangs.recv()
+            });
+            has_begun.await.unwrap();
+            7
+        });
+        assert_eq!(outcome, 7);
+        drop(release);
+    }
 }

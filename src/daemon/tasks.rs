@@ -59,6 +59,12 @@ impl<T: Send + 'static> Tasks<T> {
         self.which.insert(handle.id(), Which::Other(what));
     }
 
+    /// Ends them all; when it returns none of them runs any more.
+    pub async fn shutdown(&mut self) {
+        self.set.shutdown().await;
+        self.which.clear();
+    }
+
     /// Waits for the next end; `None` when no task is left. Aborted tasks are passed over. Cancel-safe.
     pub async fn next(&mut self) -> Option<End<T>> {
         loop {
@@ -98,6 +104,20 @@ mod tests {
         tasks.spawn("server", async { panic!("on purpose") });
         assert!(matches!(tasks.next().await, Some(End::Lost("server"))));
         tasks.spawn_rotator(&name, std::future::pending()).abort();
+        assert!(tasks.next().await.is_none() && tasks.which.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_waits_until_the_tasks_have_let_go() {
+        let held = std::sync::Arc::new(());
+        let mut tasks = Tasks::<()>::new();
+        let theirs = std::sync::Arc::clone(&held);
+        tasks.spawn("server", async move {
+            let _held = theirs;
+            std::future::pending::<()>().await;
+        });
+        tasks.shutdown().await;
+        assert_eq!(std::sync::Arc::strong_count(&held), 1);
         assert!(tasks.next().await.is_none() && tasks.which.is_empty());
     }
 }

@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr};
 use url::Url;
 
 /// A token endpoint: `https`, no user, no fragment; a query is kept (RFC 6749 §3.2).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Endpoint(Url);
 
 /// Why a text is not a token endpoint. It never holds any of the text.
@@ -97,6 +97,14 @@ impl Endpoint {
         self.0.scheme() == "http"
     }
 
+    /// The URL for people who configure it: of a query, which may hold a credential of a name unknown to us, only that it
+    /// is there.
+    pub fn without_query(&self) -> String {
+        let (address, query) =
+            self.0.as_str().split_once('?').map_or((self.as_str(), ""), |(a, _)| (a, "?..."));
+        format!("{address}{query}")
+    }
+
     pub(crate) fn url(&self) -> &Url {
         &self.0
     }
@@ -106,6 +114,13 @@ impl Endpoint {
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host(), self.port())
+    }
+}
+
+/// The same, because a query that is not known for a credential may be one.
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Endpoint({self}/…)")
     }
 }
 
@@ -266,7 +281,11 @@ mod tests {
 
     #[test]
     fn an_endpoint_prints_without_path_and_query() {
-        assert_eq!(Endpoint::parse("https://a.example/t?tenant=b").unwrap().to_string(), "a.example:443");
+        let endpoint = Endpoint::parse("https://a.example/t?tenant=b").unwrap();
+        assert_eq!(endpoint.to_string(), "a.example:443");
+        assert_eq!(endpoint.without_query(), "https://a.example/t?...");
+        assert_eq!(Endpoint::parse("https://a.example/t").unwrap().without_query(), "https://a.example/t");
+        assert_eq!(format!("{endpoint:?}"), "Endpoint(a.example:443/…)");
     }
 
     #[test]

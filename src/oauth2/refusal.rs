@@ -1,7 +1,7 @@
 //! Answers that bring no token: whose fault it is, when to ask again, and the line that says so.
 //!
-//! The words of the provider are kept apart until the secret is known: [`Rejection::into_failure`] takes the secret out
-//! of them, then escapes and cuts them.
+//! The words of the provider are kept apart until the secret is known: [`Rejection::into_failure`] takes the secret, and
+//! what may be a token, out of them, then escapes and cuts them.
 
 use std::{fmt, time::Duration};
 
@@ -11,7 +11,7 @@ use super::{
     Client,
     json::{self, Members},
     retry_after,
-    words::{line, quoted, scrubbed},
+    words::{line, quoted, scrubbed, without_tokens},
 };
 use crate::{
     failure::{Failure, FailureKind, Schedule},
@@ -61,7 +61,8 @@ impl Rejection {
                 format!("{} answered {}, Retry-After {seconds} s{most}", client.endpoint, self.status)
             }
         };
-        let clean = |text: &str, max| quoted(&scrubbed(text, &client.client_id, secret), max);
+        let clean =
+            |text: &str, max| quoted(&without_tokens(&scrubbed(text, &client.client_id, secret)), max);
         let why = match &self.why {
             Why::Ours(text) => text.clone(),
             Why::Theirs { code, description } if description.is_empty() => clean(code, MAX_CODE),
@@ -117,7 +118,7 @@ impl Rejection {
         let code = members.and_then(|members| json::text_of(members.error));
         let code = code.as_deref().unwrap_or_default();
         let credentials = match (status, code) {
-            (401, _) | (_, "invalid_client") => Credentials::Refused,
+            (401, _) | (..=499, "invalid_client") => Credentials::Refused,
             _ => Credentials::NotJudged,
         };
         let (kind, schedule) = classify(status, code);
@@ -154,16 +155,16 @@ impl fmt::Debug for Rejection {
 
 /// The schedules of the refresh rules. What passes by itself goes first, then what nobody but a person can mend.
 ///
-/// `invalid_client` is a refusal under a 5xx too: it says for certain that the same request will be refused again. A
-/// status beyond 599 is read as 5xx (RFC 9110 §15).
+/// A 5xx passes whatever its body says: a provider in trouble says many things. A status beyond 599 is read as 5xx
+/// (RFC 9110 §15).
 fn classify(status: u16, code: &str) -> (FailureKind, Schedule) {
     match (status, code) {
         (429, _) => (FailureKind::ProviderError, Schedule::RateLimited),
         (_, "temporarily_unavailable" | "server_error" | "slow_down") => {
             (FailureKind::ProviderError, Schedule::Transient)
         }
-        (_, "invalid_client") => (FailureKind::Refused, Schedule::Refusal),
         (408 | 425 | 500.., _) => (FailureKind::ProviderError, Schedule::Transient),
+        (_, "invalid_client") => (FailureKind::Refused, Schedule::Refusal),
         // No refusal, and no token either.
         (..=199 | 201..=299, _) => (FailureKind::ProviderError, Schedule::Transient),
         _ => (FailureKind::Refused, Schedule::Refusal),

@@ -8,6 +8,8 @@ use zeroize::Zeroizing;
 use super::encode;
 use crate::secret::Secret;
 
+/// A run of so many characters of which tokens, hashes and encodings are made may be one of them.
+const LONG_RUN: usize = 32;
 /// The longest line, in bytes.
 const MAX_LINE: usize = 1000;
 
@@ -57,6 +59,35 @@ pub(super) fn scrubbed(text: &str, client_id: &str, secret: &Secret) -> Zeroizin
         }
     }
     text
+}
+
+/// `text` without what may be a token, or a secret in a form that [`scrubbed`] does not know: some providers say which
+/// token they would have given, or had given before.
+pub(super) fn without_tokens(text: &str) -> Zeroizing<String> {
+    // b64token (RFC 6750 §2.1), and what percent-encoding adds to it.
+    let in_run = |b: &u8| {
+        b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=' | b'%')
+    };
+    let mut out = Zeroizing::new(String::with_capacity(text.len().max(3)));
+    let mut rest = text;
+    while !rest.is_empty() {
+        // Runs are ASCII, so they begin and end between characters.
+        let (run, after) = rest.split_at(rest.bytes().take_while(|b| in_run(b)).count());
+        out.push_str(if may_be_a_token(run) { "***" } else { run });
+        let (other, after) = after.split_at(after.bytes().take_while(|b| !in_run(b)).count());
+        out.push_str(other);
+        rest = after;
+    }
+    out
+}
+
+/// Not the paths and the codes of errors, which are words in small letters, nor a UUID: a provider's support asks for it.
+fn may_be_a_token(run: &str) -> bool {
+    let is_uuid = || {
+        let groups = run.split('-').map(|group| (group.len(), group.bytes().all(|b| b.is_ascii_hexdigit())));
+        groups.eq([(8, true), (4, true), (4, true), (4, true), (12, true)])
+    };
+    run.len() >= LONG_RUN && run.bytes().any(|b| b.is_ascii_digit() || b.is_ascii_uppercase()) && !is_uuid()
 }
 
 /// The text is ASCII by now.
@@ -112,5 +143,28 @@ mod tests {
             assert!(!text.contains("nary") && !text.contains("aWQ6"), "{}", *text);
         }
         assert_eq!(*scrubbed("e and e", "id", &secret("e")), "*** and ***");
+    }
+
+    #[test]
+    fn a_word_that_may_be_a_token_is_taken_out_and_others_stay() {
+        let run = |length| "aB3-._~+/=%".repeat(4)[..length].to_owned();
+        for (text, wanted) in [
+            (format!("token '{}' is live", run(32)), "token '***' is live"),
+            (format!("{} {}", run(44), run(41)), "*** ***"),
+            (format!("caf\u{e9}{}\u{e9}", run(40)), "caf\u{e9}***\u{e9}"),
+            ("x".repeat(31) + "1", "***"),
+            (String::new(), ""),
+        ] {
+            assert_eq!(*without_tokens(&text), wanted);
+        }
+        for text in [
+            "The requested OAuth 2.0 Client does not exist.",
+            "Trace ID: 5f1c9b1e-8f0a-4d57-9a55-0c2f4e6b7a10",
+            "see https://login.microsoftonline.com/error/of/clients?code=7000215",
+            "unmet_authentication_requirements",
+            &run(31),
+        ] {
+            assert_eq!(*without_tokens(text), text);
+        }
     }
 }

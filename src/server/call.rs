@@ -1,5 +1,5 @@
-//! One call from its head to the end of its answer: counted before its body is read, given its [`Connection`], and kept
-//! apart from all others if its handler panics.
+//! One call from its head to the end of its answer: counted before its body is read, given its [`Connection`], kept apart
+//! from all others if its handler panics, and put into the metrics with the status that its answer ended with.
 
 use std::{
     convert::Infallible,
@@ -7,17 +7,22 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use tonic::{Status, body::Body};
+use tokio::time::{Sleep, sleep};
+use tonic::{Code, Status, body::Body};
 use tower_service::Service;
 
 use super::connection::{CallPermit, Connection};
-use crate::limits::Exceeded;
+use crate::{
+    limits::Exceeded,
+    metrics::{self, Metrics},
+};
 
 /// The answers that the server gives by itself. The service's error table makes them.
 pub trait Faults: Send + Sync {
@@ -32,6 +37,7 @@ pub(super) struct Calls<S> {
     pub(super) service: S,
     pub(super) connection: Arc<Connection>,
     pub(super) faults: Arc<dyn Faults>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl<S> hyper::service::Service<Request<Incoming>> for Calls<S>
@@ -49,18 +55,26 @@ where
             *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
             return Call::Settled(Some(response.map(Reply::unguarded)));
         }
+        let mut counted = Counted {
+            metrics: Arc::clone(&self.metrics),
+            method: metrics::Method::of_path(request.uri().path()),
+            code: Code::Cancelled,
+        };
         let permit = match self.connection.open_call() {
             Ok(permit) => permit,
             Err(limit) => {
-                let response = self.faults.exceeded(limit).into_http::<Body>();
-                return Call::Settled(Some(response.map(Reply::unguarded)));
+                let status = self.faults.exceeded(limit);
+                counted.code = status.code();
+                return Call::Settled(Some(status.into_http::<Body>().map(Reply::unguarded)));
             }
         };
         request.extensions_mut().insert(Arc::clone(&self.connection));
         let mut service = self.service.clone();
         // A handler may be entered at once, before the first poll.
-        let entered = catch_unwind(AssertUnwindSafe(move || service.call(request.map(Body::new))));
-        let guard = Guard { permit, faults: Arc::clone(&self.faults) };
+        let entered = catch_unwind(AssertUnwindSafe(move || {
+            service.call(request.map(|body| Body::new(Patient::new(body))))
+        }));
+        let mut guard = Guard { permit, faults: Arc::clone(&self.faults), counted };
         match entered {
             Ok(future) => Call::Running { future: Some(Box::pin(future)), guard: Some(guard) },
             Err(_) => Call::Settled(Some(guard.panicked().into_http::<Body>().map(Reply::unguarded))),
@@ -72,12 +86,37 @@ where
 pub(super) struct Guard {
     permit: CallPermit,
     faults: Arc<dyn Faults>,
+    counted: Counted,
+}
+
+/// A call in the metrics: counted when it is over, with the status it ended with. One whose client went away first was
+/// cancelled.
+struct Counted {
+    metrics: Arc<Metrics>,
+    method: metrics::Method,
+    code: Code,
+}
+
+impl Counted {
+    /// The status stands in the trailers, or in the headers of an answer that has nothing else.
+    fn note(&mut self, headers: &HeaderMap) {
+        if let Some(status) = headers.get("grpc-status") {
+            self.code = Code::from_bytes(status.as_bytes());
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.metrics.call(self.method, self.code);
+    }
 }
 
 impl Guard {
     /// The panic's own words stay with the panic hook: they may hold a token.
-    fn panicked(&self) -> Status {
+    fn panicked(&mut self) -> Status {
         self.permit.connection().book().count_panic();
+        self.counted.code = Code::Internal;
         self.faults.panicked()
     }
 }
@@ -107,11 +146,14 @@ where
             Ok(polled) => {
                 let Ok(response) = ready!(polled);
                 *future = None;
+                if let Some(guard) = guard {
+                    guard.counted.note(response.headers());
+                }
                 response.map(|body| Reply { body: Some(body), guard: guard.take() })
             }
             Err(_) => {
                 drop_quietly(future.take());
-                let status = guard.take().map_or_else(|| Status::internal(""), |guard| guard.panicked());
+                let status = guard.take().map_or_else(|| Status::internal(""), |mut guard| guard.panicked());
                 status.into_http::<Body>().map(Reply::unguarded)
             }
         };
@@ -148,10 +190,17 @@ impl HttpBody for Reply {
                 this.guard = None;
                 Poll::Ready(None)
             }
-            Ok(polled) => polled,
+            Ok(polled) => {
+                if let (Poll::Ready(Some(Ok(frame))), Some(guard)) = (&polled, &mut this.guard)
+                    && let Some(trailers) = frame.trailers_ref()
+                {
+                    guard.counted.note(trailers);
+                }
+                polled
+            }
             Err(_) => {
                 drop_quietly(this.body.take());
-                Poll::Ready(this.guard.take().map(|guard| {
+                Poll::Ready(this.guard.take().map(|mut guard| {
                     let mut trailers = HeaderMap::new();
                     guard.panicked().add_header(&mut trailers)?;
                     Ok(Frame::trailers(trailers))
@@ -166,6 +215,51 @@ impl HttpBody for Reply {
 
     fn size_hint(&self) -> SizeHint {
         self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
+    }
+}
+
+/// How long a request's body may pause. Nobody needs longer for a name and two numbers; without an end to it, calls that
+/// never finish their request hold what they have sent for as long as they like.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// A request's body that does not wait for ever for its client.
+struct Patient {
+    body: Incoming,
+    /// Made when there is something to wait for, which is rare: the body comes with the head.
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patient {
+    fn new(body: Incoming) -> Self {
+        Self { body, pause: None }
+    }
+}
+
+impl HttpBody for Patient {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            self.pause = None;
+            return Poll::Ready(
+                frame.map(|frame| frame.map_err(|error| Status::from_error(Box::new(error)))),
+            );
+        }
+        let pause = self.pause.get_or_insert_with(|| Box::pin(sleep(PAUSE)));
+        ready!(pause.as_mut().poll(cx));
+        Poll::Ready(Some(Err(Status::deadline_exceeded("the request did not come to its end"))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

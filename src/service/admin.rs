@@ -6,13 +6,7 @@ use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
 use super::{Agent, Caller, ReloadFault, snapshot::Profile, status::Refusal, token::timestamp};
-use crate::{
-    audit::AdminCall,
-    metrics::{Method, Serving},
-    pb,
-    refresh::Demand,
-    store::Phase,
-};
+use crate::{audit::AdminCall, metrics::Serving, pb, refresh::Demand, store::Phase};
 
 /// The service.
 pub struct Admin(pub(super) Arc<Agent>);
@@ -23,8 +17,7 @@ impl pb::admin_service_server::AdminService for Admin {
         &self,
         request: Request<pb::RefreshTokenRequest>,
     ) -> Result<Response<pb::RefreshTokenResponse>, Status> {
-        let result = self.refresh(&request).await;
-        let token = self.0.count(Method::RefreshToken, result)?;
+        let token = self.refresh(&request).await?;
         Ok(Response::new(pb::RefreshTokenResponse { token: Some(token) }))
     }
 
@@ -32,24 +25,21 @@ impl pb::admin_service_server::AdminService for Admin {
         &self,
         request: Request<pb::ReloadRequest>,
     ) -> Result<Response<pb::ReloadResponse>, Status> {
-        let result = self.reload_config(&request).await;
-        self.0.count(Method::Reload, result).map(Response::new)
+        Ok(Response::new(self.reload_config(&request).await?))
     }
 
     async fn get_status(
         &self,
         request: Request<pb::GetStatusRequest>,
     ) -> Result<Response<pb::GetStatusResponse>, Status> {
-        let result = self.status(&request).await;
-        self.0.count(Method::GetStatus, result).map(Response::new)
+        Ok(Response::new(self.status(&request).await?))
     }
 
     async fn get_metrics(
         &self,
         request: Request<pb::GetMetricsRequest>,
     ) -> Result<Response<pb::GetMetricsResponse>, Status> {
-        let result = self.metrics(&request).await;
-        self.0.count(Method::GetMetrics, result).map(Response::new)
+        Ok(Response::new(self.metrics(&request).await?))
     }
 }
 
@@ -132,12 +122,11 @@ impl Admin {
         let agent = &self.0;
         let caller = Caller::of(request)?;
         agent.admit_admin(&caller, AdminCall::GetMetrics, None).await?;
-        let now = agent.clock.now().boot;
         for profile in agent.snapshot().profiles.values() {
-            // An expired token's time stays, so that an alert on it keeps firing.
-            if let Some(token) = profile.reader.current(profile.identity, now) {
-                agent.metrics.profile(&profile.name).token_expires(Some(token.life.expires_wall()));
-            }
+            // An expired token's time stays, so that an alert on it keeps firing; a withdrawn one's goes.
+            let attempts = profile.reader.attempts();
+            let expires = attempts.expires.filter(|_| attempts.identity == profile.identity);
+            agent.metrics.profile(&profile.name).token_expires(expires);
         }
         let census = agent.book.census();
         agent.metrics.serving(Serving {

@@ -91,7 +91,7 @@ impl Agent {
                 Ok(())
             }
             Decision::Deny => {
-                self.note_denial(peer, Verb::Admin, "");
+                self.note_denial(peer, Verb::Admin, profile.map_or("", ProfileName::as_str));
                 Err(Refusal::NotAdmin { uid: peer.uid })
             }
         }

@@ -12,7 +12,6 @@ use tonic_health::pb::{
 use super::{Agent, Caller, Replies, admission::judge, snapshot::Snapshot, status::Refusal};
 use crate::{
     access::Verb,
-    metrics::Method,
     server::{Connection, Phase},
     store::Closed,
 };
@@ -28,8 +27,7 @@ impl health_server::Health for Health {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
-        let result = self.check_one(&request).await;
-        let status = self.0.count(Method::HealthCheck, result)?;
+        let status = self.check_one(&request).await?;
         Ok(Response::new(HealthCheckResponse { status: status.into() }))
     }
 
@@ -37,8 +35,7 @@ impl health_server::Health for Health {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let result = self.watch_one(&request).await;
-        self.0.count(Method::HealthWatch, result).map(Response::new)
+        Ok(Response::new(self.watch_one(&request).await?))
     }
 }
 
@@ -46,21 +43,25 @@ impl Health {
     async fn check_one(&self, request: &Request<HealthCheckRequest>) -> Result<ServingStatus, Refusal> {
         let caller = Caller::of(request)?;
         let service = request.get_ref().service.as_str();
-        let mut status = self.0.health(&self.0.snapshot(), &caller.connection, service);
-        if status == ServingStatus::ServiceUnknown {
-            self.0.control.look_names_up(caller.patience).await;
-            status = self.0.health(&self.0.snapshot(), &caller.connection, service);
-        }
-        match status {
-            ServingStatus::ServiceUnknown => {
-                let peer = caller.connection.peer();
-                if !self.0.snapshot().access.may_use_every(peer) {
-                    self.0.note_denial(peer, Verb::Health, service);
-                }
-                Err(Refusal::UnknownProfile(Vec::new()))
-            }
+        match self.settle_unknown(&caller, service).await {
+            ServingStatus::ServiceUnknown => Err(Refusal::UnknownProfile(Vec::new())),
             status => Ok(status),
         }
+    }
+
+    /// The status; before one is unknown the names of the rules are looked up again, and the denial, if it is one, is audited.
+    async fn settle_unknown(&self, caller: &Caller, service: &str) -> ServingStatus {
+        let agent = &self.0;
+        let mut status = agent.health(&agent.snapshot(), &caller.connection, service);
+        if status == ServingStatus::ServiceUnknown {
+            agent.control.look_names_up(caller.patience).await;
+            status = agent.health(&agent.snapshot(), &caller.connection, service);
+        }
+        let peer = caller.connection.peer();
+        if status == ServingStatus::ServiceUnknown && !agent.snapshot().access.may_use_every(peer) {
+            agent.note_denial(peer, Verb::Health, service);
+        }
+        status
     }
 
     async fn watch_one(
@@ -70,6 +71,7 @@ impl Health {
         let caller = Caller::of(request)?;
         let permit = caller.watch()?;
         let service = request.get_ref().service.clone();
+        self.settle_unknown(&caller, &service).await;
         let agent = Arc::clone(&self.0);
         let connection = caller.connection;
         Ok(Box::pin(async_stream::stream! {

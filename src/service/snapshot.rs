@@ -38,7 +38,7 @@ pub struct Profile {
     pub scopes: Vec<Scope>,
     /// The audience that is asked for.
     pub audience: Option<Box<str>>,
-    /// The token endpoint, for admins.
+    /// The token endpoint, for admins; without its query, which may hold a credential.
     pub token_url: Box<str>,
     /// Where the secret is read, for admins.
     pub secret_source: Box<str>,

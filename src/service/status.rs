@@ -102,7 +102,7 @@ impl Refusal {
             Self::NotAllowed { uid } => format!("uid {uid} may not use that profile"),
             Self::NotAdmin { uid } => format!("uid {uid} may not administer the agent"),
             Self::NameRequired(names) => {
-                format!("name one of these profiles: {}", listed(names, ", "))
+                format!("name one of these profiles: {}", names_text(names))
             }
             Self::UnknownProfile(_) => "there is no such profile".to_owned(),
             Self::ProfileGone => "the profile is no longer configured".to_owned(),
@@ -122,7 +122,7 @@ impl Refusal {
             }
             Self::ShuttingDown => "the agent is shutting down".to_owned(),
             Self::Limit { what, .. } => (*what).to_owned(),
-            Self::BadConfig(faults) => cut(faults.clone()),
+            Self::BadConfig(faults) => faults_text(faults),
             Self::Internal => "the agent made a mistake; its log says more".to_owned(),
         }
     }
@@ -134,9 +134,10 @@ impl From<Refusal> for Status {
         let mut details = ErrorDetails::new();
         if let Some(reason) = reason {
             let metadata = match &refusal {
-                Refusal::NameRequired(names) | Refusal::UnknownProfile(names) => {
-                    HashMap::from([("profiles".to_owned(), listed(names, ","))])
-                }
+                Refusal::NameRequired(names) | Refusal::UnknownProfile(names) => HashMap::from([(
+                    "profiles".to_owned(),
+                    fitting(names.iter().map(ProfileName::as_str), ",").0,
+                )]),
                 _ => HashMap::new(),
             };
             details.set_error_info(reason, DOMAIN, metadata);
@@ -151,21 +152,42 @@ impl From<Refusal> for Status {
     }
 }
 
-/// The longest text that a status carries, in bytes: it travels in a header, of which stock clients take 8 KiB.
-const MAX_TEXT: usize = 4 * 1024;
+/// The longest text that a status carries, in bytes. It travels three times: as grpc-message, percent-encoded, and in
+/// grpc-status-details-bin as the message and, of names, as metadata, in Base64. Stock clients take 8 KiB of headers.
+const MAX_TEXT: usize = 1024;
 
-fn listed(names: &[ProfileName], between: &str) -> String {
-    let names: Vec<_> = names.iter().map(ProfileName::as_str).collect();
-    cut(names.join(between))
+/// As many as fit, whole, and how many do not.
+fn fitting<'a>(parts: impl ExactSizeIterator<Item = &'a str>, between: &str) -> (String, usize) {
+    let mut left = parts.len();
+    let mut text = String::new();
+    for part in parts {
+        if text.len() + between.len() + part.len() > MAX_TEXT {
+            break;
+        }
+        if !text.is_empty() {
+            text.push_str(between);
+        }
+        text.push_str(part);
+        left -= 1;
+    }
+    (text, left)
 }
 
-fn cut(mut text: String) -> String {
-    if text.len() > MAX_TEXT {
-        let end = (0..=MAX_TEXT).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-        text.truncate(end);
-        text.push('…');
+fn names_text(names: &[ProfileName]) -> String {
+    match fitting(names.iter().map(ProfileName::as_str), ", ") {
+        (text, 0) => text,
+        (text, left) => format!("{text} and {left} more"),
     }
-    text
+}
+
+fn faults_text(faults: &str) -> String {
+    let lines: Vec<_> = faults.lines().collect();
+    match fitting(lines.into_iter(), "\n") {
+        (text, 0) => text,
+        (text, left) => {
+            format!("{text}\nand {left} more; `bloom-agent check` and the agent's log have them all")
+        }
+    }
 }
 
 #[cfg(test)]
@@ -215,5 +237,24 @@ mod tests {
         let status = Status::from(Refusal::BadField { field: "min_validity", right: "not negative" });
         assert_eq!(status.code(), Code::InvalidArgument);
         assert_eq!(status.get_details_bad_request().unwrap().field_violations[0].field, "min_validity");
+    }
+
+    /// grpc-message is percent-encoded where it is not plain, and the details are in Base64.
+    #[test]
+    fn no_status_outgrows_the_headers_that_stock_clients_take() {
+        let long = |n: usize| ProfileName::parse(&format!("{}{n}", "a".repeat(58))).unwrap();
+        let names: Vec<_> = (0..1000).map(long).collect();
+        let faults: Vec<_> =
+            (0..1000).map(|n| format!("config.toml:{n}: tokens.bloom: is wrong; write it right")).collect();
+        for refusal in [
+            Refusal::NameRequired(names.clone()),
+            Refusal::UnknownProfile(names),
+            Refusal::BadConfig(faults.join("\n")),
+        ] {
+            let response = Status::from(refusal).into_http::<()>();
+            let size: usize =
+                response.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+            assert!(size < 8 * 1024, "{size}");
+        }
     }
 }

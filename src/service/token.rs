@@ -3,14 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
 use super::{Agent, Caller, Replies, admission::judge, snapshot::Profile, status::Refusal};
 use crate::{
     access::Verb,
     clock::{Timestamp, WallTime},
     failure::FailureKind,
-    metrics::Method,
     pb,
     refresh::{Answer, Demand, Health},
     server,
@@ -29,8 +28,7 @@ impl pb::token_service_server::TokenService for Tokens {
         &self,
         request: Request<pb::GetTokenRequest>,
     ) -> Result<Response<pb::GetTokenResponse>, Status> {
-        let result = self.get(&request).await;
-        let token = self.0.count(Method::GetToken, result)?;
+        let token = self.get(&request).await?;
         Ok(Response::new(pb::GetTokenResponse { token: Some(message(&token)) }))
     }
 
@@ -38,18 +36,14 @@ impl pb::token_service_server::TokenService for Tokens {
         &self,
         request: Request<pb::WatchTokenRequest>,
     ) -> Result<Response<Self::WatchTokenStream>, Status> {
-        match self.watch(&request).await {
-            Ok(stream) => Ok(Response::new(stream)),
-            refused => self.0.count(Method::WatchToken, refused).map(Response::new),
-        }
+        Ok(Response::new(self.watch(&request).await?))
     }
 
     async fn list_tokens(
         &self,
         request: Request<pb::ListTokensRequest>,
     ) -> Result<Response<pb::ListTokensResponse>, Status> {
-        let result = self.list(&request);
-        let tokens = self.0.count(Method::ListTokens, result)?;
+        let tokens = self.list(&request)?;
         Ok(Response::new(pb::ListTokensResponse { tokens }))
     }
 
@@ -57,8 +51,7 @@ impl pb::token_service_server::TokenService for Tokens {
         &self,
         request: Request<pb::ReportRejectedRequest>,
     ) -> Result<Response<pb::ReportRejectedResponse>, Status> {
-        let result = self.report(&request).await;
-        self.0.count(Method::ReportRejected, result).map(Response::new)
+        Ok(Response::new(self.report(&request).await?))
     }
 }
 
@@ -121,7 +114,6 @@ impl Tokens {
         let name = admitted.profile.name.clone();
         let agent = Arc::clone(&self.0);
         let connection = caller.connection;
-        let counted = Counted::new(Arc::clone(&agent));
         Ok(Box::pin(async_stream::stream! {
             let _permit = permit;
             let mut config = agent.config.clone();
@@ -179,9 +171,7 @@ impl Tokens {
                     }
                 }
             };
-            let status = Status::from(refusal);
-            counted.end(status.code());
-            yield Err(status);
+            yield Err(refusal.into());
         }))
     }
 
@@ -205,6 +195,7 @@ impl Tokens {
         let profile = &admitted.profile;
         let reported = Generation::from_u64(asked.generation);
         agent.audit.reported(caller.connection.peer(), &profile.name, reported, admitted.rule.as_str());
+        agent.control.denial_noted();
         let deadline = agent.clock.now().boot + caller.patience;
         let settled = tokio::select! {
             settled = timeout(caller.patience, profile.settle(Demand::Rejected(reported), deadline)) => settled.unwrap_or(Ok(())),
@@ -298,28 +289,6 @@ impl Agent {
             last_failure: failure.map_or(pb::FailureKind::Unspecified, |failure| kind(failure.0.kind)).into(),
             generation: token.map_or(0, |token| token.generation.as_u64()),
         }
-    }
-}
-
-/// Counts a stream once, with the code it ended with; a client that goes away has cancelled it.
-struct Counted {
-    agent: Arc<Agent>,
-    code: Code,
-}
-
-impl Counted {
-    fn new(agent: Arc<Agent>) -> Self {
-        Self { agent, code: Code::Cancelled }
-    }
-
-    fn end(mut self, code: Code) {
-        self.code = code;
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.agent.metrics.call(Method::WatchToken, self.code);
     }
 }
 

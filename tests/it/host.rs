@@ -111,8 +111,12 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn new(secret: &str) -> Self {
+        Self::with_dialect(Dialect::Hydra, secret)
+    }
+
+    pub(crate) fn with_dialect(dialect: Dialect, secret: &str) -> Self {
         let directory = tempfile::Builder::new().prefix("bloom-agent-it-").tempdir().unwrap();
-        let host = Self { issuer: TlsIssuer::start(Dialect::Hydra, secret), directory };
+        let host = Self { issuer: TlsIssuer::start(dialect, secret), directory };
         host.chmod(".", 0o755);
         host.write("ca.pem", &host.issuer.ca_pem.clone(), 0o644);
         host.write("secret", secret, 0o600);
@@ -129,21 +133,50 @@ impl Host {
         self.chmod(name, mode);
     }
 
+    /// The same with bytes that need not be text.
+    pub(crate) fn write_bytes(&self, name: &str, bytes: &[u8], mode: u32) {
+        fs::write(self.path(name), bytes).unwrap();
+        self.chmod(name, mode);
+    }
+
+    /// The directory that everything of this host is in.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     #[allow(clippy::disallowed_methods, reason = "a directory of the test's own")]
     pub(crate) fn chmod(&self, name: &str, mode: u32) {
         fs::set_permissions(self.path(name), fs::Permissions::from_mode(mode)).unwrap();
     }
 
-    /// `[agent]` with the socket in the directory and further lines.
+    /// `[agent]` with the socket in the directory and further lines. Who runs the tests is an admin, root or not.
     pub(crate) fn agent_table(&self, lines: &str) -> String {
         // The packaged group is root's default, and need not exist on a machine that only runs the tests.
-        let has_group = !nix::unistd::geteuid().is_root() || lines.contains("socket_group");
-        let lines = if has_group { lines.to_owned() } else { format!("socket_group = \"root\"\n{lines}") };
+        let own = nix::unistd::geteuid();
+        let lines = match (own.is_root(), lines) {
+            (true, lines) if !lines.contains("socket_group") => format!("socket_group = \"root\"\n{lines}"),
+            (false, lines) if !lines.contains("admin = ") => format!("admin = [\"uid:{own}\"]\n{lines}"),
+            (_, lines) => lines.to_owned(),
+        };
         format!(
             "[agent]\nsocket = {:?}\nca_file = {:?}\n{lines}\n",
             self.path("agent.sock"),
             self.path("ca.pem")
         )
+    }
+
+    /// `[agent]` as an agent of any user can have it: no group is given.
+    pub(crate) fn plain_agent_table(&self, lines: &str) -> String {
+        format!(
+            "[agent]\nsocket = {:?}\nca_file = {:?}\n{lines}\n",
+            self.path("agent.sock"),
+            self.path("ca.pem")
+        )
+    }
+
+    /// Gives what is there to a user, as `chown` does.
+    pub(crate) fn give(&self, name: &str, uid: u32) {
+        std::os::unix::fs::chown(self.path(name), Some(uid), Some(uid)).unwrap();
     }
 
     /// `[tokens.NAME]` at the issuer, with the secret of the file `secret` and further lines.
@@ -170,9 +203,9 @@ impl Host {
         };
         let copy = self.path(name);
         if !copy.exists() {
-            // Not written by this process: a child that another test forks meanwhile would hold the file open for writing,
-            // and what is open for writing cannot be run (ETXTBSY).
-            let copied = Command::new("install").args(["-m", "755", built]).arg(&copy).status().unwrap();
+            // By another process: a file that a fork of ours holds open for writing cannot be run (ETXTBSY), and other tests
+            // fork all the time.
+            let copied = Command::new("install").args(["-m", "0755", built]).arg(&copy).status().unwrap();
             assert!(copied.success());
         }
         copy
@@ -187,9 +220,47 @@ impl Host {
 
     /// Starts `bloom-agent run`, as the test's own user.
     pub(crate) fn start(&self) -> Agent {
-        let mut command = Command::new(self.program("bloom-agent"));
+        Agent::spawn(self.daemon(&["run"]))
+    }
+
+    /// Starts `bloom-agent run` as another user, who gets the directory and the secret.
+    pub(crate) fn start_as(&self, user: &User) -> Agent {
+        self.give(".", user.uid);
+        self.give("secret", user.uid);
+        let mut command = user.command(&self.program("bloom-agent"));
         command.arg("run").arg("--config").arg(self.path("config.toml"));
         Agent::spawn(command)
+    }
+
+    /// `bloom-agent ARGS --config` of this host, not yet started.
+    pub(crate) fn daemon(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.program("bloom-agent"));
+        command.args(arguments).arg("--config").arg(self.path("config.toml"));
+        command
+    }
+
+    /// `bloom-agent-cli` on this host's socket, not yet started.
+    pub(crate) fn cli_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.program("bloom-agent-cli"));
+        command.arg("--socket").arg(self.path("agent.sock")).args(arguments);
+        command
+    }
+
+    /// Runs the agent where it is expected to end by itself; what it wrote is returned.
+    pub(crate) fn run_to_its_end(&self) -> Output {
+        self.daemon(&["run"]).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// `bloom-agent check`, as the test's own user.
+    pub(crate) fn check(&self) -> Output {
+        let mut command = Command::new(self.program("bloom-agent"));
+        command.arg("check").arg("--config").arg(self.path("config.toml")).output().unwrap()
+    }
+
+    /// A channel to the agent, for what the CLI has no words for.
+    pub(crate) async fn channel(&self) -> tonic::transport::Channel {
+        let address = format!("unix://{}", self.path("agent.sock").display());
+        tonic::transport::Endpoint::from_shared(address).unwrap().connect().await.unwrap()
     }
 
     /// `bloom-agent-cli ARGS` as a user, on the host's socket.
@@ -231,6 +302,43 @@ impl User {
         command.arg("--").arg(program);
         command
     }
+
+    /// Does something on a thread that is this user to the kernel: what it connects to sees these ids. Credentials are a
+    /// thread's in Linux; the C library's wrappers would change all threads, so the bare system calls are made.
+    #[allow(unsafe_code, reason = "credentials of one thread have no wrapper")]
+    pub(crate) fn act<T: Send>(&self, deed: impl FnOnce() -> T + Send) -> T {
+        let become_user = || {
+            let (uid, gid) = (self.uid, self.gid);
+            // SAFETY: the pointer is `groups.len()` readable gid_t; the others take numbers only.
+            let answers = unsafe {
+                [
+                    nix::libc::syscall(nix::libc::SYS_setgroups, self.groups.len(), self.groups.as_ptr()),
+                    nix::libc::syscall(nix::libc::SYS_setresgid, gid, gid, gid),
+                    nix::libc::syscall(nix::libc::SYS_setresuid, uid, uid, uid),
+                ]
+            };
+            assert_eq!(answers, [0, 0, 0], "{self:?}");
+        };
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                become_user();
+                deed()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
+
+/// A gRPC channel to a socket; the connection is that of the thread that polls it.
+pub(crate) async fn connect(socket: &Path) -> tonic::transport::Channel {
+    let target = format!("unix:{}", socket.display());
+    tonic::transport::Endpoint::from_shared(target).unwrap().connect().await.unwrap()
+}
+
+/// Runs a future to its end on this thread, with nothing on any other.
+pub(crate) fn on_this_thread<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, future).await.expect("it hangs") })
 }
 
 /// A running program, its output collected. Dropping it kills it.
@@ -292,6 +400,16 @@ impl Agent {
         }
     }
 
+    /// Waits until `text` is somewhere in stderr, be it in a line that was waited for before.
+    pub(crate) fn wait_until_logged(&self, text: &str) {
+        let lines = self.lines.lock().unwrap();
+        while !self.log().contains(text) {
+            if let Err(error) = lines.recv_timeout(PATIENCE) {
+                panic!("no line with {text:?} ({error}); it wrote:\n{}", self.log());
+            }
+        }
+    }
+
     /// Tells it to stop and waits for the end; returns the status and all of stdout.
     pub(crate) fn stop(mut self) -> (ExitStatus, String, String) {
         self.signal(Signal::SIGTERM);
@@ -313,6 +431,80 @@ impl Drop for Agent {
         let _ended = self.child.kill();
         let _reaped = self.child.wait();
     }
+}
+
+/// A running program whose standard output is read line by line as it comes. Dropping it kills it.
+pub(crate) struct Printing {
+    child: Child,
+    lines: Receiver<String>,
+    err: Option<JoinHandle<String>>,
+}
+
+impl Printing {
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let mut child = command.spawn().unwrap();
+        let (sender, lines) = channel();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        std::thread::spawn(move || {
+            for line in stdout.lines() {
+                // Nobody may be reading any more.
+                let _unheard = sender.send(line.unwrap());
+            }
+        });
+        let mut stderr = child.stderr.take().unwrap();
+        let err = std::thread::spawn(move || {
+            let mut text = Vec::new();
+            stderr.read_to_end(&mut text).unwrap();
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        Self { child, lines, err: Some(err) }
+    }
+
+    /// The next line; fails the test if none comes.
+    pub(crate) fn line(&mut self) -> String {
+        match self.lines.recv_timeout(PATIENCE) {
+            Ok(line) => line,
+            Err(error) => {
+                let _ended = self.child.kill();
+                panic!("no line ({error}); its messages:\n{}", self.err.take().unwrap().join().unwrap());
+            }
+        }
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap())
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    /// Waits for the end; returns the status, the lines not read yet, and stderr.
+    pub(crate) fn wait(&mut self) -> (ExitStatus, Vec<String>, String) {
+        let status = self.child.wait().unwrap();
+        let err = self.err.take().unwrap().join().unwrap();
+        (status, self.lines.iter().collect(), err)
+    }
+}
+
+impl Drop for Printing {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+/// What a program wrote to its standard error.
+pub(crate) fn messages(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// What a program wrote to its standard output, without the last newline.
+pub(crate) fn printed(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.strip_suffix('\n').map(ToOwned::to_owned).unwrap_or(text)
 }
 
 /// What a program printed, for an assertion's message.

@@ -1,11 +1,36 @@
 //! The agent as a whole, one file per story.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "a test says so by failing")]
-#![allow(clippy::print_stderr, reason = "who skips a test says so aloud")]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test says so by failing, and aloud that it was skipped"
+)]
 
+mod admin;
 mod architecture;
+mod audit;
+mod callers;
+mod check;
 mod cli;
+mod crowds;
+mod demands;
 mod dev;
+mod dev_command;
 mod fake_agent;
+mod health;
 mod host;
+mod leaks;
+mod lost_rotator;
+mod names;
+mod outage;
 mod programs;
+mod reload;
+mod requests;
+mod secrets;
 mod serving;
+mod shutdown;
+mod support;
+mod uids;
+mod verbs;
+mod waiting;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bloom_agent::{
     clock::Clock as _,
-    dev_issuer::{Fault, Outage},
+    dev_issuer::{Control, Fault, Outage},
     pb::{FailureKind, TokenState},
 };
 use http::StatusCode;
@@ -12,8 +12,10 @@ use tonic::Code;
 
 use crate::support::{Agent, BLOOM, refusal, retry_delay};
 
-/// How an outage looks from here, and what a caller without a token is told of it.
-const OUTAGES: [(&str, FailureKind, fn(&bloom_agent::dev_issuer::Control)); 3] = [
+/// What a caller without a token is told, how it looks to who lists tokens, and what happened at the provider.
+type OutageCase = (&'static str, FailureKind, fn(&Control));
+
+const OUTAGES: [OutageCase; 3] = [
     ("PROVIDER_UNREACHABLE", FailureKind::ProviderUnreachable, |issuer| issuer.set_outage(Outage::Refuse)),
     ("PROVIDER_ERROR", FailureKind::ProviderError, |issuer| {
         issuer.set_rule(Some(Fault::status(StatusCode::SERVICE_UNAVAILABLE)));

@@ -99,6 +99,24 @@ async fn a_profile_that_is_gone_is_not_found_and_one_that_comes_back_is_new() {
 }
 
 #[tokio::test]
+async fn a_caller_who_waits_for_a_profile_that_goes_is_told_so() {
+    let agent = Agent::start_with(Setting {
+        before: |issuer| issuer.push_fault(Fault::none().held()),
+        ..Setting::default()
+    })
+    .await;
+    let client = agent.client().await;
+    agent.issuer.wait_for_request(1).await;
+    let call = client.begin_get(BLOOM).await;
+    agent.write_config(&profile("other", ""));
+    client.reload().await.unwrap();
+    let status = call.await.unwrap().expect_err("gone");
+    assert_eq!(refusal(&status), (Code::NotFound, "UNKNOWN_PROFILE".to_owned(), false));
+    agent.issuer.release();
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn a_changed_identity_withdraws_the_token_in_the_instant_of_the_swap() {
     let agent = Agent::start().await;
     let client = agent.client().await;

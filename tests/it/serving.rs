@@ -13,6 +13,8 @@ use std::{
 use bloom_agent::{
     clock::{Clock, Now, Timestamp},
     limits::{Exceeded, Limits, Totals},
+    log::{DroppedLines, Panics},
+    metrics::Metrics,
     pb::{
         GetTokenRequest, GetTokenResponse, ListTokensRequest, ListTokensResponse, ReportRejectedRequest,
         ReportRejectedResponse, Token, WatchTokenRequest, WatchTokenResponse,
@@ -192,6 +194,7 @@ impl Socket {
             clock: Arc::new(Still),
             observe: setting.observe,
             faults: Arc::new(Answers),
+            metrics: Metrics::new("0", DroppedLines::default(), Panics::default()),
             patience: setting.patience,
         };
         let mut serving = JoinSet::new();

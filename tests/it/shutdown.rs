@@ -7,7 +7,7 @@ use bloom_agent::{
 use tokio::runtime::Handle;
 use tonic::Code;
 
-use crate::support::{Agent, BLOOM, Setting, refusal};
+use crate::support::{Agent, BLOOM, Setting, refusal, soon};
 
 fn held(issuer: &Control) {
     issuer.push_fault(Fault::none().held());
@@ -16,11 +16,17 @@ fn held(issuer: &Control) {
 /// Stops the agent and everything around it, and looks for tasks that are left.
 async fn nothing_is_left_of(agent: Agent) {
     agent.stop().await;
-    // A cancelled task is gone when it is polled once more; each turn of the loop polls those that wait.
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
+    no_task_is_left().await;
+}
+
+async fn no_task_is_left() {
+    let gone = async {
+        // A cancelled task is gone when it is polled once more.
+        while Handle::current().metrics().num_alive_tasks() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("every task has ended", gone).await;
 }
 
 #[tokio::test]
@@ -88,7 +94,8 @@ async fn a_second_stop_waits_for_nobody() {
     agent.signal(Signal::Stop).await;
     agent.signal(Signal::Stop).await;
     agent.ended().await;
-    drop((watch, client));
+    drop((watch, client, agent));
+    no_task_is_left().await;
 }
 
 #[tokio::test]

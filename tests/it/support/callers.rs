@@ -7,6 +7,7 @@ use nix::{errno::Errno, unistd::geteuid};
 use super::{Agent, Client};
 
 /// Whether the test cannot take other uids; says so if it cannot.
+#[allow(clippy::print_stderr, reason = "what is not tested is said")]
 pub(crate) fn skipped_without_root(test: &str) -> bool {
     let skipped = !geteuid().is_root();
     if skipped {
@@ -37,5 +38,10 @@ fn connect_as(path: &Path, uid: u32, gid: u32, groups: &[u32]) -> UnixStream {
 
 /// A client of that uid, with a gid of the same number and no other group. Needs root.
 pub(crate) async fn as_caller(agent: &Agent, uid: u32) -> Client {
-    Client::over(connect_as(agent.socket(), uid, uid, &[])).await
+    as_member(agent, uid, &[]).await
+}
+
+/// The same, of these groups too.
+pub(crate) async fn as_member(agent: &Agent, uid: u32, groups: &[u32]) -> Client {
+    Client::over(connect_as(agent.socket(), uid, uid, groups)).await
 }

@@ -76,11 +76,11 @@ impl Client {
             .handshake(TokioIo::new(stream))
             .await
             .unwrap();
-        let driver = tokio::spawn(async move {
+        let driver = owned(async move {
             // How it ended is seen by the calls on it.
             let _ended = connection.await;
         });
-        let wire = Wire { requests, _connection: Arc::new(AbortOnDropHandle::new(driver)) };
+        let wire = Wire { requests, _connection: Arc::new(driver) };
         let origin = Uri::from_static("http://localhost");
         Self {
             tokens: TokenServiceClient::with_origin(wire.clone(), origin.clone()),
@@ -117,7 +117,7 @@ impl Client {
         &self,
         call: impl Future<Output = T> + Send + 'static,
     ) -> AbortOnDropHandle<T> {
-        let call = AbortOnDropHandle::new(tokio::spawn(call));
+        let call = owned(call);
         self.catch_up().await;
         call
     }
@@ -127,7 +127,7 @@ impl Client {
     /// after theirs, and its answer comes after theirs were first looked at.
     pub(crate) async fn catch_up(&self) {
         let after = self.clone();
-        AbortOnDropHandle::new(tokio::spawn(async move { after.list().await })).await.unwrap();
+        owned(async move { after.list().await }).await.unwrap();
     }
 
     /// GetToken, begun.
@@ -200,6 +200,12 @@ impl Client {
         let mut health = self.health.clone();
         soon("an answer of Watch", health.watch(request)).await.unwrap().into_inner()
     }
+}
+
+/// A task that ends with its handle.
+#[allow(clippy::disallowed_methods, reason = "its owner is whoever holds the handle")]
+fn owned<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> AbortOnDropHandle<T> {
+    AbortOnDropHandle::new(tokio::spawn(task))
 }
 
 /// The next message of a stream, or its end.

@@ -33,7 +33,7 @@ use nix::unistd::geteuid;
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
 pub(crate) use self::{
-    callers::{as_caller, skipped_without_root},
+    callers::{as_caller, as_member, skipped_without_root},
     client::{Client, Next, refusal, retry_delay},
 };
 
