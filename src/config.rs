@@ -2,12 +2,15 @@
 //!
 //! Pure: it is given texts, and neither opens a file nor looks up a name. The values are made by the domains' own
 //! constructors ([`crate::access`], [`crate::oauth2`], [`crate::limits`]), which know nothing of a config. Whoever runs
-//! `check` and whoever starts the agent call the same [`read`]. What holds for every message:
+//! `check` and whoever starts the agent read the same [`Draft`], and only one without a fault becomes a [`Config`]. What
+//! holds for every message:
 //! - no value of the config is in it, and no line: somebody will paste a secret there;
 //! - all faults are found in one reading; only broken TOML syntax hides what else a file has;
 //! - what is not understood is refused, never ignored, and so is what a later version will understand.
 
 mod agent;
+mod credential;
+mod draft;
 pub mod duration;
 mod file;
 mod key;
@@ -24,10 +27,12 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 pub use agent::{
     AgentConfig, DEFAULT_SOCKET, DEFAULT_SOCKET_GROUP, DEFAULT_SOCKET_MODE, LogConfig, LogFormat, LogLevel,
 };
+pub use credential::{CredentialName, NotACredentialName};
+pub use draft::{Draft, Written};
 pub use file::{Kind, SourceFile};
-pub use lookup::NameFindings;
+pub use lookup::UnknownNames;
 pub use problem::{Place, Problem, Problems};
-pub use profile::{DEFAULT_ASSUMED_LIFETIME, Profile, RefreshShare, SecretSpec};
+pub use profile::{DEFAULT_ASSUMED_LIFETIME, Profile, SecretSpec};
 use toml::de::DeTable;
 
 use self::{
@@ -38,7 +43,7 @@ use crate::{limits::Limits, token::ProfileName};
 
 const ROOT_KEYS: &[&str] = &["agent", "limits", "log", "tokens"];
 
-/// A config without a fault.
+/// A config without a fault: [`Draft::finish`] makes it, and nothing else.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// `[agent]`.
@@ -55,43 +60,16 @@ pub struct Config {
     places: BTreeMap<String, Place>,
 }
 
-/// Reads the config from all of its files: the main one, then the others by name.
+/// Reads the config from all of its files: the main one, then the others by name. Who wants to find more before it is
+/// refused asks for a [`Draft`].
 pub fn read(sources: &[SourceFile]) -> Result<Config, Problems> {
-    let mut sources: Vec<&SourceFile> = sources.iter().collect();
-    sources.sort_by(|a, b| (a.kind == Kind::DropIn, &a.name).cmp(&(b.kind == Kind::DropIn, &b.name)));
-    let main = sources.first().map_or_else(|| "config".into(), |source| source.name.clone());
-    let mut config = Config {
-        agent: AgentConfig::default(),
-        limits: Limits::default(),
-        log: LogConfig::default(),
-        tokens: BTreeMap::new(),
-        warnings: Vec::new(),
-        main: main.clone(),
-        places: BTreeMap::new(),
-    };
-    let mut report = Report::default();
-    let mut names = BTreeMap::new();
-    for source in sources {
-        let file = File::new(source);
-        let first = (report.faults.len(), report.warnings.len());
-        if let Some(tree) = file.tree(&mut report) {
-            config.take(source.kind, &file, tree.get_ref(), &mut names, &mut report);
-        }
-        by_line(report.faults.get_mut(first.0..));
-        by_line(report.warnings.get_mut(first.1..));
+    let main = sources.iter().find(|source| source.kind == Kind::Main);
+    let name = main.map_or_else(|| "config".into(), |main| Arc::clone(&main.name));
+    let mut draft = Draft::read(Arc::clone(&name), sources);
+    if main.is_none() {
+        draft.fault(Problem::of_file(name, "is missing", "write the main file"));
     }
-    if let Some(problems) = Problems::of(report.faults) {
-        return Err(problems);
-    }
-    if config.tokens.is_empty() {
-        let right = "write a [tokens.NAME] table, or put a file with one into config.d";
-        report.warnings.push(Problem::of_file(main, "names no token, so the agent has none to serve", right));
-    }
-    Ok(Config { warnings: report.warnings, places: report.places, ..config })
-}
-
-fn by_line(problems: Option<&mut [Problem]>) {
-    problems.unwrap_or_default().sort_by_key(|problem| (problem.place.line, problem.place.column));
+    draft.finish()
 }
 
 impl Config {
@@ -172,20 +150,6 @@ impl Config {
         right: impl Into<Cow<'static, str>>,
     ) -> Problem {
         Problem { place: self.place(path), path: path.to_owned(), wrong: wrong.into(), right: right.into() }
-    }
-
-    /// What a reload of this config cannot change under an agent that runs with `running`: its socket.
-    pub fn restart_problems(&self, running: &Self) -> Vec<Problem> {
-        let (new, old) = (&self.agent, &running.agent);
-        [
-            ("agent.socket", new.socket != old.socket),
-            ("agent.socket_mode", new.socket_mode != old.socket_mode),
-            ("agent.socket_group", new.socket_group != old.socket_group),
-        ]
-        .into_iter()
-        .filter(|(_, changed)| *changed)
-        .map(|(path, _)| self.problem(path, "has changed, which a reload cannot do", "restart for that"))
-        .collect()
     }
 }
 

@@ -26,7 +26,8 @@ use crate::{
     access::{Directory, Lookup},
     audit::Audit,
     clock::Now,
-    config::Config,
+    config::{Config, Problems},
+    hardening,
     log::Log,
     metrics::Metrics,
     peer,
@@ -68,8 +69,8 @@ pub struct Parts {
 #[derive(Debug, thiserror::Error)]
 pub enum Fatal {
     /// The config's faults, one per line.
-    #[error("{}", .0.join("\n"))]
-    Config(Vec<String>),
+    #[error(transparent)]
+    Config(Problems),
     /// The kernel does not give what the agent needs.
     #[error("{what}: {why}")]
     System {
@@ -100,7 +101,7 @@ enum Ended {
     Rotator(ProfileName, std::io::Result<()>),
     WallSteps(std::io::Error),
     Names(lookup::Asked, Option<Lookup>),
-    Prepared(Box<Result<Prepared, Vec<String>>>),
+    Prepared(Box<Result<Prepared, Problems>>),
 }
 
 /// One profile's rotator, from the daemon's side.
@@ -131,6 +132,8 @@ pub struct Daemon {
     asked: mpsc::Receiver<Asked>,
     denied: Arc<Notify>,
     last_identity: u64,
+    /// How many files this process may have open.
+    descriptors: Option<u64>,
     /// Configs put in force.
     commits: u64,
     reloads: reload::Queue,
@@ -151,7 +154,7 @@ impl Daemon {
         let started = time.now();
         let prepared =
             load::prepare(&read, &workshop, own_uid, BTreeMap::new(), None).await.map_err(Fatal::Config)?;
-        let config = &prepared.loaded.config;
+        let config = &prepared.config;
 
         let (asked_sender, asked) = mpsc::channel(16);
         let (phase, phase_seen) = watch::channel(Phase::Serving);
@@ -207,6 +210,7 @@ impl Daemon {
             asked,
             denied,
             last_identity: 0,
+            descriptors: hardening::descriptor_limit(),
             commits: 0,
             reloads: reload::Queue::default(),
             look_ups: lookup::Queue::new(look_ups),

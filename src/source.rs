@@ -20,6 +20,7 @@ pub use self::{
     watch::Watch,
 };
 use crate::{
+    config::CredentialName,
     files::{Contents, Rule},
     secret::{MAX_SECRET_BYTES, Secret, SecretProblem},
 };
@@ -135,8 +136,8 @@ impl Source {
     }
 
     /// The credential `name` in `credentials_directory`, which is what systemd set `$CREDENTIALS_DIRECTORY` to.
-    pub fn credential(name: impl Into<String>, credentials_directory: Option<PathBuf>) -> Self {
-        Self::Credential(CredentialSource::new(name.into(), credentials_directory))
+    pub const fn credential(name: CredentialName, credentials_directory: Option<PathBuf>) -> Self {
+        Self::Credential(CredentialSource::new(name, credentials_directory))
     }
 }
 

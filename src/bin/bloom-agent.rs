@@ -161,11 +161,10 @@ impl From<RunFault> for Problem {
     fn from(fault: RunFault) -> Self {
         match fault {
             RunFault::Daemon(Fatal::Config(faults)) => {
-                let count = faults.len();
+                let count = faults.as_slice().len();
                 let what = format!("the config has {count} fault{}", if count == 1 { "" } else { "s" });
                 let text = format!(
-                    "{what}\n{}\nnothing is served; mend it, and try it with `bloom-agent check`",
-                    faults.join("\n")
+                    "{what}\n{faults}\nnothing is served; mend it, and try it with `bloom-agent check`"
                 );
                 Self { exit: Exit::Config, text }
             }

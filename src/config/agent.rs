@@ -123,7 +123,7 @@ pub(super) fn agent(table: &Table<'_>, report: &mut Report) -> AgentConfig {
         admin: table.strings("admin", report).map(|items| selectors(&items, report)).unwrap_or_default(),
         root: root.map_or(usual.root, |item| item.value),
         proxy: table.string("proxy", report).and_then(|item| oauth::proxy(&item, report)),
-        ca_file: table.string("ca_file", report).and_then(|item| path::file(&item, report)),
+        ca_file: table.string("ca_file", report).and_then(|item| path::ca_file(&item, report)),
     }
 }
 
@@ -152,7 +152,10 @@ pub(super) fn selectors(items: &[Item<'_, &str>], report: &mut Report) -> Vec<Se
             Ok(selector) if selector.names_a_unit() => {
                 report.unsupported(&item.spot, "admit by user: or group: until rules by unit: are");
             }
-            Ok(selector) => selectors.push(selector),
+            Ok(selector) => {
+                report.selectors.push(item.spot.written(selector.clone()));
+                selectors.push(selector);
+            }
             Err(fault) => report.fault(&item.spot, fault.to_string(), fault.right()),
         }
     }

@@ -10,7 +10,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{key, problem::Place, report::Report};
+use super::{draft::Written, key, problem::Place, report::Report};
 
 /// What a file may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +117,11 @@ impl<'a> Spot<'a> {
 
     pub(super) fn path(&self) -> &str {
         &self.path
+    }
+
+    /// What is written there.
+    pub(super) fn written<T>(&self, value: T) -> Written<T> {
+        Written::new(self.place(), self.path.clone(), value)
     }
 
     fn key(&self, key: &Spanned<Cow<'_, str>>, name: &str) -> Self {

@@ -8,26 +8,24 @@ use std::{
     sync::Arc,
 };
 
-use super::{Config, Problem};
+use super::{Config, Draft, Problem};
 use crate::access::{
     AccessRules, Directory, Lookup, Name, OVERFLOW_UID, Policy, ROOT_UID, RootAccess, Rules, Selector, Term,
 };
 
-/// What looking up the names of a config has shown.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NameFindings {
-    /// Names whose id is one of systemd's dynamic ones: the config cannot be used.
-    pub faults: Vec<Problem>,
-    /// Names that nobody has, or that could not be looked up: they match nobody. A fault of `check`.
-    pub unknown: Vec<Problem>,
-    /// Rules that can never admit anybody, for another reason.
-    pub warnings: Vec<Problem>,
+/// What a name is that nobody has, or that could not be looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownNames {
+    /// It matches nobody until somebody has it: for an agent that serves all others meanwhile.
+    AreWarnings,
+    /// It is a mistake: for `check`.
+    AreFaults,
 }
 
 impl Config {
     /// Every name that has to be looked up.
     pub fn names(&self) -> BTreeSet<Name> {
-        self.selectors().flat_map(|(_, selector)| selector.names().cloned().collect::<Vec<_>>()).collect()
+        self.selectors().flat_map(|selector| selector.names().cloned()).collect()
     }
 
     /// What the rules of this config mean for an agent that runs as `own_uid`.
@@ -43,56 +41,67 @@ impl Config {
         AccessRules::new(policy, profiles)
     }
 
-    /// Judges the rules of this config by what was found for their names, for an agent that runs as `own_uid`.
-    pub fn check_names(&self, lookup: &Lookup, own_uid: u32) -> NameFindings {
-        let mut findings = NameFindings::default();
-        for (path, selector) in self.selectors() {
-            for name in selector.names() {
+    fn selectors(&self) -> impl Iterator<Item = &Selector> {
+        self.agent.admin.iter().chain(self.tokens.values().flat_map(|profile| profile.rules.selectors()))
+    }
+}
+
+impl Draft {
+    /// Every name that has to be looked up to judge it, of profiles with faults too.
+    pub fn names(&self) -> BTreeSet<Name> {
+        self.selectors().iter().flat_map(|written| written.value.names().cloned()).collect()
+    }
+
+    /// Judges the rules by what was found for their names, for an agent that runs as `own_uid`. A name whose id is one of
+    /// systemd's dynamic ones is always a fault.
+    pub fn judge_names(&mut self, lookup: &Lookup, own_uid: u32, unknown: UnknownNames) {
+        let mut faults = Vec::new();
+        let mut unknown_names = Vec::new();
+        let mut warnings = Vec::new();
+        for written in self.selectors() {
+            for name in written.value.names() {
                 if lookup.dynamic.contains(name) {
                     let wrong = "names somebody who has one of systemd's dynamic ids (61184 to 65519), which are handed on to others";
-                    findings.faults.push(self.problem(&path, wrong, "use unit:NAME.service"));
+                    faults.push(written.problem(wrong, "use unit:NAME.service"));
                 } else if let Some(reason) = lookup.failed.get(name) {
                     let wrong = format!(
                         "names {} that could not be looked up ({reason}), so it matches nobody",
                         kind(name)
                     );
-                    findings.unknown.push(self.problem(&path, wrong, "see why `getent` fails on this host"));
+                    unknown_names.push(written.problem(wrong, "see why `getent` fails on this host"));
                 } else if lookup.directory.id(name).is_none() {
                     let wrong =
                         format!("names {} that this host does not know, so it matches nobody", kind(name));
-                    findings.unknown.push(self.problem(&path, wrong, "correct the name, or create it"));
+                    unknown_names.push(written.problem(wrong, "correct the name, or create it"));
                 }
             }
-            if selector.terms().iter().any(|term| is_overflow(term, &lookup.directory)) {
+            if written.value.terms().iter().any(|term| is_overflow(term, &lookup.directory)) {
                 let wrong = "names uid 65534, which no rule admits";
-                findings.warnings.push(self.problem(&path, wrong, "run the caller as a user of its own"));
+                warnings.push(written.problem(wrong, "run the caller as a user of its own"));
             }
         }
-        findings.warnings.extend(self.unserved(own_uid));
-        findings
+        warnings.extend(self.unserved(own_uid));
+        match unknown {
+            UnknownNames::AreFaults => faults.extend(unknown_names),
+            UnknownNames::AreWarnings => warnings.extend(unknown_names),
+        }
+        faults.into_iter().for_each(|fault| self.fault(fault));
+        warnings.into_iter().for_each(|warning| self.warn(warning));
     }
 
     /// Profiles that an agent of root serves to nobody, since root itself goes by rule.
-    fn unserved(&self, own_uid: u32) -> impl Iterator<Item = Problem> {
-        let by_rule = own_uid == ROOT_UID && self.agent.root == RootAccess::ByRule;
-        self.tokens.iter().filter(move |(_, profile)| by_rule && profile.rules == Rules::OwnerOnly).map(
-            |(name, _)| {
+    fn unserved(&self, own_uid: u32) -> Vec<Problem> {
+        let by_rule = own_uid == ROOT_UID
+            && self.agent_key("root").is_some_and(|agent| agent.root == RootAccess::ByRule);
+        let unserved =
+            self.profiles().iter().filter(|(_, profile)| by_rule && profile.rules == Rules::OwnerOnly);
+        unserved
+            .map(|(name, _)| {
                 let wrong =
                     "serves nobody: the agent runs as root, and root = \"by-rule\" admits root by rules only";
                 self.problem(&format!("tokens.{name}"), wrong, "write allow = [\"user:NAME\"]")
-            },
-        )
-    }
-
-    /// Every selector, with its path.
-    fn selectors(&self) -> impl Iterator<Item = (String, &Selector)> {
-        let admin =
-            self.agent.admin.iter().enumerate().map(|(at, line)| (format!("agent.admin[{at}]"), line));
-        let allow = self.tokens.iter().flat_map(|(name, profile)| {
-            let lines = profile.rules.selectors().iter().enumerate();
-            lines.map(move |(at, line)| (format!("tokens.{name}.allow[{at}]"), line))
-        });
-        admin.chain(allow)
+            })
+            .collect()
     }
 }
 

@@ -2,33 +2,18 @@
 
 use super::{file::Item, key::looks_secret, report::Report};
 use crate::{
-    oauth2::{Endpoint, EndpointFault, ProxyUrl},
+    oauth2::{self, Endpoint, EndpointFault, ParameterFault, ProxyUrl},
     token::Scope,
 };
-
-/// Parameters that the agent writes itself, or that have a key of their own: none is sent twice (RFC 6749 §3.2).
-const RESERVED: [&str; 9] = [
-    "grant_type",
-    "client_id",
-    "client_secret",
-    "client_assertion",
-    "client_assertion_type",
-    "scope",
-    "audience",
-    "resource",
-    "refresh_token",
-];
 
 /// `token_url`.
 pub(super) fn endpoint(item: &Item<'_, &str>, report: &mut Report) -> Option<Endpoint> {
     let fault = match Endpoint::parse(item.value) {
-        Ok(endpoint) if has_secret_in_query(item.value) => {
-            // RFC 6749 §2.3.1: the credentials must not be in the request's URI.
+        Ok(endpoint) => return Some(endpoint),
+        Err(EndpointFault::CredentialInQuery) => {
             report.secret(&item.spot);
-            drop(endpoint);
             return None;
         }
-        Ok(endpoint) => return Some(endpoint),
         Err(fault) => fault,
     };
     let right = match fault {
@@ -39,11 +24,6 @@ pub(super) fn endpoint(item: &Item<'_, &str>, report: &mut Report) -> Option<End
     };
     report.fault(&item.spot, fault.to_string(), right);
     None
-}
-
-fn has_secret_in_query(url: &str) -> bool {
-    let query = url.split_once('?').map_or("", |(_, query)| query);
-    url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| looks_secret(&name))
 }
 
 /// `proxy`.
@@ -78,51 +58,40 @@ pub(super) fn base_url<'a>(item: &Item<'a, &'a str>, report: &mut Report) -> Opt
     }
 }
 
-/// `client_id`: `*VSCHAR` (RFC 6749 appendix A.1), and not empty.
+/// `client_id`.
 pub(super) fn client_id(item: &Item<'_, &str>, report: &mut Report) -> Option<Box<str>> {
-    if !item.value.is_empty() && item.value.bytes().all(|b| (0x20..=0x7e).contains(&b)) {
-        return Some(item.value.into());
-    }
-    report.fault(
-        &item.spot,
-        "is empty or holds a character other than visible ASCII",
-        "write the id as the provider gave it",
-    );
-    None
+    let right = "write the id as the provider gave it";
+    checked(item, oauth2::client_id(item.value), right, report)
 }
 
-/// `audience`: an empty parameter would not be sent at all (RFC 6749 §3.2).
+/// `audience`.
 pub(super) fn audience(item: &Item<'_, &str>, report: &mut Report) -> Option<Box<str>> {
-    if !item.value.is_empty() && !item.value.chars().any(char::is_control) {
-        return Some(item.value.into());
-    }
-    report.fault(
-        &item.spot,
-        "is empty or holds a control character",
-        "write the API's identifier, or leave the key out",
-    );
-    None
+    let right = "write the API's identifier, or leave the key out";
+    checked(item, oauth2::audience(item.value), right, report)
 }
 
-/// `resource`: absolute URIs without a fragment (RFC 8707 §2), kept as they were written.
+/// `resource`: each kept as it was written.
 pub(super) fn resource(items: &[Item<'_, &str>], report: &mut Report) -> Vec<Box<str>> {
     let mut resources = Vec::new();
     for item in items {
-        let absolute =
-            url::Url::parse(item.value).is_ok() && is_visible(item.value) && !item.value.contains('#');
-        if !absolute {
-            report.fault(
-                &item.spot,
-                "is not an absolute URI without a fragment (RFC 8707)",
-                "write \"https://host/path\"",
-            );
-        } else if resources.contains(&Box::from(item.value)) {
-            report.fault(&item.spot, "stands twice in the list", "keep one of the two");
-        } else {
-            resources.push(item.value.into());
+        let resource = checked(item, oauth2::resource(item.value), "write \"https://host/path\"", report);
+        match resource {
+            Some(resource) if resources.contains(&resource) => {
+                report.fault(&item.spot, "stands twice in the list", "keep one of the two");
+            }
+            resource => resources.extend(resource),
         }
     }
     resources
+}
+
+fn checked<T>(
+    item: &Item<'_, &str>,
+    parameter: Result<T, ParameterFault>,
+    right: &'static str,
+    report: &mut Report,
+) -> Option<T> {
+    parameter.map_err(|fault| report.fault(&item.spot, fault.to_string(), right)).ok()
 }
 
 /// `scopes`.
@@ -144,34 +113,21 @@ pub(super) fn scopes(items: &[Item<'_, &str>], report: &mut Report) -> Vec<Scope
 
 /// One entry of `extra`; the name is that of the key.
 pub(super) fn extra(name: &str, item: &Item<'_, &str>, report: &mut Report) -> Option<(Box<str>, Box<str>)> {
-    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
     if looks_secret(name) {
         report.secret(&item.spot);
-    } else if is_reserved(name) {
-        let wrong = "is a parameter that the agent writes itself";
-        report.fault(&item.spot, wrong, "take it out, or use the key of its own");
-    } else if name.is_empty() || !name.bytes().all(fits) {
-        // param-name = 1*name-char, name-char = "-" / "." / "_" / DIGIT / ALPHA (RFC 6749 §8.2).
-        report.fault(
-            &item.spot,
-            "is not a parameter's name",
-            "use letters, digits, '-', '.' and '_' (RFC 6749 §8.2)",
-        );
-    } else if item.value.is_empty() || item.value.chars().any(char::is_control) {
-        report.fault(
-            &item.spot,
-            "is empty or holds a control character",
-            "write the parameter's value, or leave it out",
-        );
-    } else {
-        return Some((name.into(), item.value.into()));
+        return None;
     }
-    None
-}
-
-/// Whether `extra` may not have it, in any spelling of its case: some servers do not tell them apart.
-pub(super) fn is_reserved(name: &str) -> bool {
-    RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(name))
+    let parameter = oauth2::extra_parameter(name, item.value);
+    let right = match parameter {
+        Err(ParameterFault::Credential) => {
+            report.secret(&item.spot);
+            return None;
+        }
+        Err(ParameterFault::Reserved) => "take it out, or use the key of its own",
+        Err(ParameterFault::NotAName) => "correct the name, or take it out",
+        _ => "write the parameter's value, or leave it out",
+    };
+    checked(item, parameter, right, report)
 }
 
 fn is_visible(text: &str) -> bool {

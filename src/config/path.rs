@@ -31,6 +31,13 @@ pub(super) fn file(item: &Item<'_, &str>, report: &mut Report) -> Option<PathBuf
     None
 }
 
+/// `ca_file`, the agent's or a profile's.
+pub(super) fn ca_file(item: &Item<'_, &str>, report: &mut Report) -> Option<PathBuf> {
+    let path = file(item, report)?;
+    report.ca_files.push(item.spot.written(path.clone()));
+    Some(path)
+}
+
 /// Where the socket is. An abstract socket has no mode and no owner: everybody on the host, and in every container that
 /// shares its network, could connect.
 pub(super) fn socket(item: &Item<'_, &str>, report: &mut Report) -> Option<PathBuf> {
@@ -74,25 +81,4 @@ pub(super) fn mode(item: &Item<'_, &str>, report: &mut Report) -> Option<u32> {
         return None;
     }
     Some(mode)
-}
-
-/// Whether systemd takes it as a credential's id: a file name without ':' (`credential_name_valid`).
-pub(super) fn is_credential(name: &str) -> bool {
-    let fits = |b: u8| (b' '..=b'~').contains(&b) && !matches!(b, b'/' | b':');
-    (1..=255).contains(&name.len()) && !matches!(name, "." | "..") && name.bytes().all(fits)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_credential_is_named_as_systemd_names_it() {
-        for good in ["bloom", "bloom-next", "a.b", "...", "with space", &"a".repeat(255)] {
-            assert!(is_credential(good), "{good}");
-        }
-        for bad in ["", ".", "..", "a/b", "/a", "a:b", "a\n", "é", "\u{7f}", &"a".repeat(256)] {
-            assert!(!is_credential(bad), "{bad:?}");
-        }
-    }
 }

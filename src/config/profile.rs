@@ -6,6 +6,7 @@ use toml::de::DeValue;
 
 use super::{
     agent::{self, AgentConfig},
+    credential::CredentialName,
     duration,
     file::{self, Item, Table},
     key, oauth, path,
@@ -14,7 +15,8 @@ use super::{
 };
 use crate::{
     access::Rules,
-    oauth2::{AuthMethod, BodyFormat, Client, ProxyUrl},
+    oauth2::{self, AuthMethod, BodyFormat, Client, ParameterFault, ProxyUrl},
+    refresh::{Policy, PolicyFault},
     token::{MAX_LIFE, Scope},
 };
 
@@ -56,8 +58,8 @@ pub struct Profile {
     pub next_secret: Option<SecretSpec>,
     /// `allow`; each line keeps the text it was written as.
     pub rules: Rules,
-    /// `refresh`.
-    pub refresh: RefreshShare,
+    /// `refresh`, with the operator's floor; the daemon sets its own.
+    pub refresh: Policy,
     /// `assumed_lifetime`: 1 s to 30 days.
     pub assumed_lifetime: Duration,
     /// `require_scope`: a token with fewer scopes than were asked for is refused.
@@ -71,25 +73,10 @@ pub struct Profile {
 /// Where a secret is read. Two ways, and no third.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretSpec {
-    /// `credential`: the name of a systemd credential, valid as one.
-    Credential(Box<str>),
+    /// `credential`: the name of a systemd credential.
+    Credential(CredentialName),
     /// `file`: an absolute path.
     File(PathBuf),
-}
-
-/// `refresh`: shares of a token's life. `at` is within 0.1 to 0.95, and `at ± jitter` within the life.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RefreshShare {
-    /// Where in its life a token is refreshed.
-    pub at: f64,
-    /// How far from there, at most.
-    pub jitter: f64,
-}
-
-impl Default for RefreshShare {
-    fn default() -> Self {
-        Self { at: 0.8, jitter: 0.05 }
-    }
 }
 
 impl Profile {
@@ -108,7 +95,7 @@ fn canonical(client: &Client) -> Client {
     client
 }
 
-/// Reads a profile. None if a fault was reported; then there may be several.
+/// Reads a profile. None if its client or its secret cannot be understood; other faults leave it to be judged further.
 pub(super) fn profile(table: &Table<'_>, agent: &AgentConfig, report: &mut Report) -> Option<Profile> {
     let client = client(table, report);
     table.require("client_secret", SECRET_FORMS, report);
@@ -119,7 +106,7 @@ pub(super) fn profile(table: &Table<'_>, agent: &AgentConfig, report: &mut Repor
         let right = "leave it out to serve the agent's own user as well";
         report.warn(&table.spot_of("allow"), "is empty, so nobody is served but root", right);
     }
-    let ca_file = table.string("ca_file", report).and_then(|item| path::file(&item, report));
+    let ca_file = table.string("ca_file", report).and_then(|item| path::ca_file(&item, report));
     let proxy = table.string("proxy", report).and_then(|item| oauth::proxy(&item, report));
     let require_scope = table.boolean("require_scope", report).is_some_and(|item| item.value);
     if require_scope && client.as_ref().is_some_and(|client| client.scopes.is_empty()) {
@@ -238,7 +225,12 @@ fn extra(table: &Table<'_>, report: &mut Report) -> Vec<(Box<str>, Box<str>)> {
     let Some(table) = table.free("extra", report) else { return Vec::new() };
     let mut extra = Vec::new();
     for (name, at, value) in table.entries() {
-        let shown = if oauth::is_reserved(name) { name } else { key::printable(name) };
+        // A word of the protocol is nobody's secret, however its letters are written.
+        let known = matches!(
+            oauth2::extra_parameter(name, "-"),
+            Err(ParameterFault::Reserved | ParameterFault::Credential)
+        );
+        let shown = if known { name } else { key::printable(name) };
         if let Some(item) = file::string(table.entry(at, shown), value.get_ref(), report) {
             extra.extend(oauth::extra(name, &item, report));
         }
@@ -257,7 +249,7 @@ fn secret(table: &Table<'_>, key: &str, report: &mut Report) -> Option<SecretSpe
     let table = Table::of(spot, value, SECRET_KEYS, report)?;
     let credential = table.string("credential", report);
     let file = table.string("file", report);
-    match (table.has("credential"), table.has("file")) {
+    let spec = match (table.has("credential"), table.has("file")) {
         (true, true) => {
             report.fault(&table.spot, "has both a credential and a file", "keep one of the two");
             None
@@ -269,15 +261,17 @@ fn secret(table: &Table<'_>, key: &str, report: &mut Report) -> Option<SecretSpe
             }
             None
         }
-        (true, false) => credential.and_then(|item| {
-            if path::is_credential(item.value) {
-                return Some(SecretSpec::Credential(item.value.into()));
+        (true, false) => credential.and_then(|item| match CredentialName::parse(item.value) {
+            Ok(name) => Some(SecretSpec::Credential(name)),
+            Err(fault) => {
+                report.fault(&item.spot, fault.to_string(), "write the ID of LoadCredential=ID:/path");
+                None
             }
-            report.fault(&item.spot, "is not a credential's name", "write the ID of LoadCredential=ID:/path");
-            None
         }),
         (false, true) => file.and_then(|item| path::file(&item, report)).map(SecretSpec::File),
-    }
+    };
+    report.secrets.extend(spec.clone().map(|spec| table.spot.written(spec)));
+    spec
 }
 
 fn secret_next(table: &Table<'_>, first: Option<&SecretSpec>, report: &mut Report) -> Option<SecretSpec> {
@@ -289,28 +283,22 @@ fn secret_next(table: &Table<'_>, first: Option<&SecretSpec>, report: &mut Repor
     Some(next)
 }
 
-fn refresh(table: &Table<'_>, report: &mut Report) -> RefreshShare {
-    let mut share = RefreshShare::default();
-    let Some(table) = table.table("refresh", REFRESH_KEYS, report) else { return share };
-    let at = table.float("at", report);
-    let jitter = table.float("jitter", report);
-    share.at = at.as_ref().map_or(share.at, |item| item.value);
-    share.jitter = jitter.as_ref().map_or(share.jitter, |item| item.value);
-    let mut fault =
-        |key: &str, wrong: &'static str, right: &'static str| report.fault(&table.spot_of(key), wrong, right);
-    if !(0.1..=0.95).contains(&share.at) {
-        fault("at", "is not within 0.1 to 0.95", "write a share of the token's life, as in at = 0.8");
-    } else if share.jitter.is_nan() || share.jitter < 0.0 {
-        fault(
-            "jitter",
-            "is not a number from 0 on",
-            "write a share of the token's life, as in jitter = 0.05",
-        );
-    } else if share.at - share.jitter <= 0.0 || share.at + share.jitter > 1.0 {
-        let key = if jitter.is_some() { "jitter" } else { "at" };
-        fault(key, "makes at ± jitter leave the token's life (0 to 1)", "write a smaller jitter");
-    }
-    share
+fn refresh(table: &Table<'_>, report: &mut Report) -> Policy {
+    let usual = Policy::default();
+    let Some(table) = table.table("refresh", REFRESH_KEYS, report) else { return usual };
+    let at = table.float("at", report).map(|item| item.value);
+    let jitter = table.float("jitter", report).map(|item| item.value);
+    let fault = match Policy::new(at.unwrap_or(usual.at()), jitter.unwrap_or(usual.jitter())) {
+        Ok(policy) => return policy,
+        Err(fault) => fault,
+    };
+    let (key, right) = match fault {
+        PolicyFault::At => ("at", "write a share of the token's life, as in at = 0.8"),
+        PolicyFault::Jitter => ("jitter", "write a share of the token's life, as in jitter = 0.05"),
+        PolicyFault::Window => (if jitter.is_some() { "jitter" } else { "at" }, "write a smaller jitter"),
+    };
+    report.fault(&table.spot_of(key), fault.to_string(), right);
+    usual
 }
 
 fn assumed_lifetime(table: &Table<'_>, report: &mut Report) -> Duration {

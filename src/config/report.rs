@@ -1,13 +1,16 @@
 //! What a reading of the config finds besides the config: faults, warnings, and where every key stands.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, path::PathBuf};
 
 use toml::de::DeValue;
 
 use super::{
+    draft::Written,
     file::Spot,
     problem::{Place, Problem},
+    profile::SecretSpec,
 };
+use crate::access::Selector;
 
 /// How a secret is given, told to whoever wrote it down.
 pub(super) const SECRET_FORMS: &str = "write client_secret.credential = \"NAME\" (with LoadCredential=NAME:/path in the \
@@ -19,6 +22,10 @@ pub(super) struct Report {
     pub(super) faults: Vec<Problem>,
     pub(super) warnings: Vec<Problem>,
     pub(super) places: BTreeMap<String, Place>,
+    /// What only the host can judge, whatever becomes of the profile that it stands in.
+    pub(super) selectors: Vec<Written<Selector>>,
+    pub(super) secrets: Vec<Written<SecretSpec>>,
+    pub(super) ca_files: Vec<Written<PathBuf>>,
 }
 
 impl Report {

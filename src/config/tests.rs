@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     access::{Directory, Lookup, Name, Peer, RootAccess, Rules, Selector, Verb},
     oauth2::{AuthMethod, BodyFormat, Client, Endpoint, ProxyUrl},
+    refresh::Policy,
     token::Scope,
 };
 
@@ -24,11 +25,19 @@ fn accepted(text: &str) -> Config {
     read(&[main_file(text)]).unwrap_or_else(|problems| panic!("{problems}\nin\n{text}"))
 }
 
-fn faults(sources: &[SourceFile]) -> Vec<String> {
-    match read(sources) {
+fn draft(sources: &[SourceFile]) -> Draft {
+    Draft::read("config.toml", sources)
+}
+
+fn faults_of(draft: Draft) -> Vec<String> {
+    match draft.finish() {
         Ok(_) => Vec::new(),
         Err(problems) => problems.as_slice().iter().map(ToString::to_string).collect(),
     }
+}
+
+fn faults(sources: &[SourceFile]) -> Vec<String> {
+    faults_of(draft(sources))
 }
 
 /// A profile of the kind `oauth2` with further lines, which begin at line 6.
@@ -76,8 +85,8 @@ fn a_config_becomes_what_it_says() {
     assert_eq!(config.agent.socket_group.as_deref(), Some("bloom-agent-users"));
     assert_eq!(config.warnings, []);
     let bloom = &config.tokens["bloom"];
-    assert_eq!(bloom.secret, SecretSpec::Credential("bloom".into()));
-    assert_eq!(bloom.next_secret, Some(SecretSpec::Credential("bloom-next".into())));
+    assert_eq!(bloom.secret, SecretSpec::Credential(CredentialName::parse("bloom").unwrap()));
+    assert_eq!(bloom.next_secret, Some(SecretSpec::Credential(CredentialName::parse("bloom-next").unwrap())));
     let lines = ["user:billing", "group:credit & uid:1500"].map(|line| Selector::parse(line).unwrap());
     assert_eq!(bloom.rules, Rules::Allow(lines.into()));
     let partner = &config.tokens["partner"];
@@ -96,7 +105,7 @@ fn what_is_not_written_has_its_default() {
     assert_eq!(config.limits, Limits::default());
     assert_eq!(config.log, LogConfig { level: LogLevel::Info, format: LogFormat::Text });
     let profile = &config.tokens["p"];
-    assert_eq!(profile.refresh, RefreshShare { at: 0.8, jitter: 0.05 });
+    assert_eq!(profile.refresh, Policy::default());
     assert_eq!(profile.assumed_lifetime, Duration::from_secs(3600));
     assert!(!profile.require_scope);
     assert_eq!((&profile.ca_file, &profile.proxy), (&None, &None));
@@ -239,14 +248,14 @@ fn each_fault_of_a_profile_is_told_with_its_line_and_its_key() {
         ),
         (
             "client_secret_next.credential = \"a/C\"",
-            "client_secret_next.credential: is not a credential's name; ",
+            "client_secret_next.credential: is not a credential's name (",
         ),
         ("client_secret_next.file = \"C\"", "client_secret_next.file: is not an absolute path; "),
         ("client_secret_next.file = \"/a/../C\"", "client_secret_next.file: is not a plain path to a file; "),
         ("client_secret_next.file = \"/s\"", "client_secret_next: is the same as client_secret; "),
         ("environment = \"sandbox\"", "environment: is no key of this provider; "),
         ("base_url = \"https://C\"", "base_url: is no key of this provider; "),
-        ("audience = \"\"", "audience: is empty or holds a control character; "),
+        ("audience = \"\"", "audience: is empty; write the API's identifier"),
         ("audience = 7", "audience: is an integer; write a string, in quotes"),
         (
             "auth_method = \"C\"",
@@ -258,25 +267,36 @@ fn each_fault_of_a_profile_is_told_with_its_line_and_its_key() {
         ),
         ("body = true", "body: is a boolean; write a string, in quotes"),
         ("resource = \"https://C\"", "resource: is a string; write a list of strings"),
-        (
-            "resource = [\"https://a#C\"]",
-            "resource[0]: is not an absolute URI without a fragment (RFC 8707); ",
-        ),
+        ("resource = [\"https://a#C\"]", "resource[0]: has a fragment, '#…' (RFC 8707 §2 forbids it); "),
         (
             "resource = [\"https://a\", \"C\"]",
-            "resource[1]: is not an absolute URI without a fragment (RFC 8707); ",
+            "resource[1]: is not an absolute URI (like https://api.example.com; RFC 8707 §2); ",
         ),
         ("resource = [\"https://a\", \"https://a\"]", "resource[1]: stands twice in the list; "),
         ("scopes = [\"a b\"]", "scopes[0]: is not a scope ("),
         ("scopes = [\"a\", \"a\"]", "scopes[1]: stands twice in the list; "),
         ("scopes = [\"a\", 1.5]", "scopes[1]: is a float; write a string, in quotes"),
         ("extra = \"C\"", "extra: is a string; write a table"),
-        ("extra = { Grant_Type = \"C\" }", "extra.Grant_Type: is a parameter that the agent writes itself; "),
-        ("extra.scope = \"C\"", "extra.scope: is a parameter that the agent writes itself; "),
+        (
+            "extra = { Grant_Type = \"C\" }",
+            "extra.Grant_Type: is a parameter with a key of its own, or one that the agent sets; take it out",
+        ),
+        (
+            "extra.scope = \"C\"",
+            "extra.scope: is a parameter with a key of its own, or one that the agent sets; take it out",
+        ),
         ("extra.client_secret = \"C\"", &format!("extra.client_secret: {SECRET}")),
         ("extra.client_assertion = \"C\"", &format!("extra.client_assertion: {SECRET}")),
-        ("extra.\"a b\" = \"C\"", "extra.…: is not a parameter's name; "),
-        ("extra.a = \"\"", "extra.a: is empty or holds a control character; "),
+        ("extra.\"a b\" = \"C\"", "extra.…: is not a parameter's name (letters, digits, "),
+        ("extra.a = \"\"", "extra.a: is empty; write the parameter's value"),
+        ("extra.code = \"C\"", &format!("extra.code: {SECRET}")),
+        ("extra.refresh_token = \"C\"", &format!("extra.refresh_token: {SECRET}")),
+        ("extra.a = \"C\\u0000\"", "extra.a: holds a control character; "),
+        (
+            "client_secret_next.credential = \"with space\"",
+            "client_secret_next.credential: is not a credential's name (a file name, of letters, ",
+        ),
+        ("resource = [\"https://a/{C}\"]", "resource[0]: is not an absolute URI (like "),
         ("extra.a = 1", "extra.a: is an integer; write a string, in quotes"),
         ("allow = \"user:C\"", "allow: is a string; write a list of strings"),
         (
@@ -290,12 +310,12 @@ fn each_fault_of_a_profile_is_told_with_its_line_and_its_key() {
         ("allow = [\"unit:x.service\"]", "allow[0]: is not supported by this version; "),
         ("refresh = 0.8", "refresh: is a float; write a table"),
         ("refresh = { at = \"C\" }", "refresh.at: is a string; write a number"),
-        ("refresh = { at = 0.09 }", "refresh.at: is not within 0.1 to 0.95; "),
-        ("refresh = { at = 1 }", "refresh.at: is not within 0.1 to 0.95; "),
-        ("refresh = { at = nan }", "refresh.at: is not within 0.1 to 0.95; "),
-        ("refresh = { jitter = -0.1 }", "refresh.jitter: is not a number from 0 on; "),
-        ("refresh = { jitter = inf }", "refresh.jitter: makes at ± jitter leave the token's life (0 to 1); "),
-        ("refresh = { jitter = 0.3 }", "refresh.jitter: makes at ± jitter leave the token's life (0 to 1); "),
+        ("refresh = { at = 0.09 }", "refresh.at: `at` must lie between 0.1 and 0.95 "),
+        ("refresh = { at = 1 }", "refresh.at: `at` must lie between 0.1 and 0.95 "),
+        ("refresh = { at = nan }", "refresh.at: `at` must lie between 0.1 and 0.95 "),
+        ("refresh = { jitter = -0.1 }", "refresh.jitter: `jitter` must not be negative; "),
+        ("refresh = { jitter = inf }", "refresh.jitter: `at` less `jitter` must be above 0, "),
+        ("refresh = { jitter = 0.3 }", "refresh.jitter: `at` less `jitter` must be above 0, "),
         ("refresh = { floor = 1 }", "refresh.floor: is no key of this table; the keys here are at, jitter"),
         ("assumed_lifetime = 3600", "assumed_lifetime: is an integer; write a string, in quotes"),
         ("assumed_lifetime = \"C\"", "assumed_lifetime: is not a duration; "),
@@ -356,16 +376,16 @@ fn each_fault_of_what_a_provider_asks_for_is_told() {
         (&format!("provider = \"oauth2\"\ntoken_url = \"https://x.example/#C\"\n{rest}"), &["token_url: "]),
         (
             &format!("provider = \"oauth2\"\ntoken_url = \"https://x.example/?client_secret=C\"\n{rest}"),
-            &["token_url: "],
+            &["token_url: is a secret, or is called like one, "],
         ),
         (&format!("provider = \"oauth2\"\ntoken_url = \"C\"\n{rest}"), &["token_url: "]),
         (
             "provider = \"oauth2\"\ntoken_url = \"https://x\"\nclient_id = \"\"\nclient_secret = \"C\"",
-            &["client_id: is empty or holds ", "client_secret: is a secret, "],
+            &["client_id: is empty; ", "client_secret: is a secret, "],
         ),
         (
             "provider = \"oauth2\"\ntoken_url = \"https://x\"\nclient_id = \"é\"\nclient_secret = [\"C\"]",
-            &["client_id: is empty or holds ", "client_secret: is a secret, "],
+            &["client_id: holds a character that no client_id may hold ", "client_secret: is a secret, "],
         ),
         (
             "provider = 1\ntoken_url = 2\nclient_id = 3\nclient_secret = 4",
@@ -497,6 +517,62 @@ fn all_faults_of_all_files_are_told_at_once_in_the_order_of_their_lines() {
 }
 
 #[test]
+fn a_fault_of_a_text_hides_nothing_that_the_host_would_find() {
+    // Without a client there is no profile, and still its rules, its secrets and its trust store are judged; a line that
+    // cannot be read does not move the others. In the second file the same, although another profile has its name.
+    let lines = "ca_file = \"/ca\"\nallow = [\n  \"user:\",\n  \"user:ghost\",\n]\n";
+    let broken = partner(lines).replace("https:", "http:");
+    let sources = [main_file(&broken), drop_in("d.toml", &partner("allow = [\"user:ghost\"]"))];
+    let mut draft = draft(&sources);
+    assert_eq!(draft.names(), [Name::User("ghost".into())].into());
+    assert_eq!(draft.profiles().len(), 1);
+    draft.judge_names(&Lookup::default(), 990, UnknownNames::AreFaults);
+    let secrets: Vec<_> = draft.secrets().iter().map(|secret| secret.problem("a", "b").to_string()).collect();
+    assert_eq!(
+        secrets,
+        ["config.toml:5: tokens.p.client_secret: a; b", "d.toml:5: tokens.p.client_secret: a; b"]
+    );
+    let ca_files: Vec<_> = draft.ca_files().iter().map(|file| file.problem("a", "b").to_string()).collect();
+    assert_eq!(ca_files, ["config.toml:6: tokens.p.ca_file: a; b"]);
+    let found = faults_of(draft);
+    let starts = [
+        "config.toml:3: tokens.p.token_url: does not start with https://",
+        "config.toml:8: tokens.p.allow[0]: has a term",
+        "config.toml:9: tokens.p.allow[1]: names a user that this host does not know",
+        "d.toml:1: tokens.p: is also in config.toml:1",
+        "d.toml:6: tokens.p.allow[0]: names a user that this host does not know",
+    ];
+    assert_eq!(found.len(), starts.len(), "{found:#?}");
+    for (fault, start) in found.iter().zip(starts) {
+        assert!(fault.starts_with(start), "expected {start}\nfound {fault}");
+    }
+}
+
+#[test]
+fn drop_ins_are_judged_without_the_main_file() {
+    let mut draft = draft(&[drop_in("a.toml", "x = 1\n")]);
+    draft.fault(Problem::of_file("config.toml", "cannot be used", "write it"));
+    assert_eq!(draft.agent_key("socket_group"), None);
+    let found = faults_of(draft);
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(found[0].starts_with("config.toml: cannot") && found[1].starts_with("a.toml:1: x: is no key"));
+    assert!(
+        read(&[drop_in("a.toml", &partner(""))]).unwrap_err().to_string().starts_with("config: is missing")
+    );
+}
+
+#[test]
+fn one_mistake_is_one_line_at_the_key_that_makes_it() {
+    let text = format!("[agent]\nca_file = \"/ca\"\n{}", partner("") + &partner("").replace("s.p", "s.q"));
+    let mut draft = draft(&[main_file(&text)]);
+    let names: Vec<_> = draft.profiles().keys().cloned().collect();
+    for name in &names {
+        draft.fault(draft.problem_of_profile(name, "ca_file", "is not there", "make it"));
+    }
+    assert_eq!(faults_of(draft), ["config.toml:2: agent.ca_file: is not there; make it"]);
+}
+
+#[test]
 fn drop_ins_bring_profiles() {
     let a = drop_in("config.d/a.toml", &partner(""));
     let b = drop_in("config.d/b.toml", &partner("").replace("tokens.p", "tokens.q"));
@@ -588,7 +664,7 @@ fn a_refresh_may_use_all_of_its_range() {
     ] {
         assert_eq!(
             profile(&format!("refresh = {written}")).refresh,
-            RefreshShare { at, jitter },
+            Policy::new(at, jitter).unwrap(),
             "{written}"
         );
     }
@@ -638,7 +714,9 @@ fn a_token_is_kept_unless_the_profile_is_another_one() {
 fn a_changed_socket_asks_for_a_restart_and_nothing_else_does() {
     let running = accepted("[agent]\nsocket = \"/a\"\nsocket_group = \"g\"\n");
     let told = |text: &str| {
-        accepted(text).restart_problems(&running).iter().map(ToString::to_string).collect::<Vec<_>>()
+        let mut draft = draft(&[main_file(text)]);
+        draft.judge_restart(&running);
+        faults_of(draft)
     };
     assert!(
         told("[agent]\nadmin = [\"uid:1\"]\nsocket = \"/a\"\nsocket_group = \"g\"\nsocket_mode = \"0660\"\n")
@@ -647,22 +725,40 @@ fn a_changed_socket_asks_for_a_restart_and_nothing_else_does() {
     assert_eq!(
         told("[agent]\nsocket = \"/b\"\nsocket_mode = \"0666\"\n"),
         [
+            "config.toml:1: agent.socket_group: has changed, which a reload cannot do; restart for that",
             "config.toml:2: agent.socket: has changed, which a reload cannot do; restart for that",
             "config.toml:3: agent.socket_mode: has changed, which a reload cannot do; restart for that",
-            "config.toml:1: agent.socket_group: has changed, which a reload cannot do; restart for that",
         ]
     );
     assert!(told("")[0].starts_with("config.toml: agent.socket: has changed"));
 }
 
 #[test]
+fn what_could_not_be_read_has_not_changed() {
+    let running = accepted("[agent]\nsocket = \"/a\"\nsocket_group = \"g\"\n");
+    for (sources, told) in [
+        (vec![main_file("[agent]\nsocket = \"a\"\nsocket_group = \"g\"\n")], 1),
+        (vec![main_file("agent = 5\n")], 1),
+        (vec![main_file("[agent\n")], 1),
+        (vec![drop_in("d.toml", &partner(""))], 0),
+    ] {
+        let mut draft = draft(&sources);
+        draft.judge_restart(&running);
+        let faults = faults_of(draft);
+        assert_eq!(faults.len(), told, "{faults:#?}");
+        assert!(!faults.concat().contains("has changed"), "{faults:#?}");
+    }
+}
+
+#[test]
 fn names_are_judged_by_what_was_found() {
-    let config = accepted(&format!(
+    let text = format!(
         "[agent]\nadmin = [\"user:op\"]\n{}",
         partner(
             "allow = [\n  \"user:known & group:ghost\",\n  \"user:moving\",\n  \"group:slow\",\n  \"user:nobody\",\n]"
         )
-    ));
+    );
+    let config = accepted(&text);
     let user = |name: &str| Name::User(name.into());
     let group = |name: &str| Name::Group(name.into());
     let all = [user("op"), user("known"), user("moving"), user("nobody"), group("ghost"), group("slow")];
@@ -677,27 +773,32 @@ fn names_are_judged_by_what_was_found() {
         dynamic: [user("moving")].into(),
         failed: [(group("slow"), "I/O error".to_owned())].into(),
     };
-    let findings = config.check_names(&lookup, 990);
+    let judged = |unknown| {
+        let mut draft = draft(&[main_file(&text)]);
+        assert_eq!(draft.names(), config.names());
+        draft.judge_names(&lookup, 990, unknown);
+        let (finished, warnings) = draft.finish_with_warnings();
+        (finished.unwrap_err().into_vec(), warnings)
+    };
+    let (faults, warnings) = judged(UnknownNames::AreFaults);
     let told = |problems: &[Problem]| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let faults = told(&findings.faults);
-    assert_eq!(faults.len(), 1, "{faults:?}");
-    assert!(faults[0].starts_with(
-        "config.toml:10: tokens.p.allow[1]: names somebody who has one of systemd's dynamic ids"
-    ));
-    assert!(faults[0].ends_with("; use unit:NAME.service"));
     assert_eq!(
-        told(&findings.unknown),
+        told(&faults),
         [
             "config.toml:9: tokens.p.allow[0]: names a group that this host does not know, so it matches nobody; correct the name, or create it",
+            "config.toml:10: tokens.p.allow[1]: names somebody who has one of systemd's dynamic ids (61184 to 65519), which are handed on to others; use unit:NAME.service",
             "config.toml:11: tokens.p.allow[2]: names a group that could not be looked up (I/O error), so it matches nobody; see why `getent` fails on this host",
         ]
     );
     assert_eq!(
-        told(&findings.warnings),
+        told(&warnings),
         [
             "config.toml:12: tokens.p.allow[3]: names uid 65534, which no rule admits; run the caller as a user of its own"
         ]
     );
+    let (faults, warnings) = judged(UnknownNames::AreWarnings);
+    assert_eq!((faults.len(), warnings.len()), (1, 3), "{faults:?} {warnings:?}");
+    assert!(faults[0].to_string().ends_with("; use unit:NAME.service"));
     let rules = config.access_rules(990, directory);
     let op = Peer { uid: 5, gid: 5, groups: vec![], pid: 1, unit: None };
     assert!(rules.admin(&op).is_allow() && !rules.decide("p", &op, Verb::Get).is_allow());
@@ -706,7 +807,11 @@ fn names_are_judged_by_what_was_found() {
 #[test]
 fn a_profile_that_root_by_rule_serves_to_nobody_is_a_warning() {
     let text = format!("agent.root = \"by-rule\"\n{}", partner(""));
-    let warnings = |text: &str, own_uid| accepted(text).check_names(&Lookup::default(), own_uid).warnings;
+    let warnings = |text: &str, own_uid| {
+        let mut draft = draft(&[main_file(text)]);
+        draft.judge_names(&Lookup::default(), own_uid, UnknownNames::AreFaults);
+        draft.finish().unwrap().warnings
+    };
     assert!(warnings(&text, 0)[0].to_string().starts_with("config.toml:2: tokens.p: serves nobody: "));
     assert!(warnings(&text, 990).is_empty());
     assert!(warnings(&text.replace("by-rule", "always"), 0).is_empty());

@@ -20,14 +20,13 @@ use zeroize::Zeroizing;
 
 use super::{
     Daemon, Fatal, Parts, Signal,
-    load::Loaded,
     profile::Workshop,
     run::{RunFault, runtime, to_its_end},
 };
 use crate::{
     access::Selector,
     clock::{Clock as _, SystemClock},
-    config::{self, Config, Kind, SourceFile},
+    config::{Draft, Kind, SourceFile},
     dev_issuer::{DevIssuer, Dialect, Options as IssuerOptions},
     hardening::Before,
     locked::LockedPages,
@@ -130,7 +129,7 @@ async fn serve(
     let (time, wall_steps) = KernelTime::new().map_err(|why| RunFault::System { what: "no timer", why })?;
     let time = Arc::new(time);
     let start = Daemon::start(Parts {
-        read: Arc::new(move || Ok(Loaded { config: config.clone(), warnings: Vec::new() })),
+        read: Arc::new(move || config.clone()),
         listener: bound.listener,
         time: time.clone(),
         wall_steps: Some(wall_steps),
@@ -241,24 +240,21 @@ impl ReadSecret for InMemory {
 }
 
 /// The same config as a person would write it, but for its endpoint, which no text can name.
-fn dev_config(issuer: &DevIssuer, dialect: Dialect, client_id: &str) -> Result<Config, DevFault> {
+fn dev_config(issuer: &DevIssuer, dialect: Dialect, client_id: &str) -> Result<Draft, DevFault> {
     // No file of that name is ever read: `InMemory` stands in for it.
     let text = format!(
         "[tokens.{PROFILE}]\nprovider = \"bloom\"\nenvironment = \"sandbox\"\nclient_id = \"{client_id}\"\n\
          client_secret.file = \"/in-memory\"\nscopes = [\"data-access:all\"]\n",
     );
     let source = SourceFile { name: "dev".into(), text, kind: Kind::Main };
-    let lines = |problems: config::Problems| {
-        Fatal::Config(problems.as_slice().iter().map(ToString::to_string).collect())
-    };
-    let mut config = config::read(&[source]).map_err(lines)?;
-    config.agent.admin = vec![Selector::of_uid(geteuid().as_raw())];
     let address = issuer.address().ok_or(Fatal::Lost("issuer"))?;
-    if let Some(profile) = config.tokens.get_mut(PROFILE) {
-        profile.client.endpoint =
-            Endpoint::loopback(address, dialect.token_path()).map_err(|_| Fatal::Lost("issuer"))?;
-    }
-    Ok(config)
+    let endpoint = Endpoint::loopback(address, dialect.token_path()).map_err(|_| Fatal::Lost("issuer"))?;
+    Ok(Draft::read("dev", &[source]).with(|config| {
+        config.agent.admin = vec![Selector::of_uid(geteuid().as_raw())];
+        if let Some(profile) = config.tokens.get_mut(PROFILE) {
+            profile.client.endpoint = endpoint;
+        }
+    }))
 }
 
 fn introduction(socket: &Path, lifetime: Duration) -> String {

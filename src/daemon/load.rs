@@ -4,38 +4,27 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use nix::unistd::geteuid;
 
-use super::profile::{Built, Workshop};
+use super::profile::{Built, Workshop, judge_ca_file};
 use crate::{
     access::Lookup,
-    config::{self, Config, Kind, LogFormat, LogLevel, SourceFile},
+    config::{self, Config, Draft, Kind, LogFormat, LogLevel, Problem, Problems, SourceFile, UnknownNames},
     files, log, names,
     token::ProfileName,
 };
 
 /// Reads the config. Blocking.
-pub type ReadConfig = dyn Fn() -> Result<Loaded, Vec<String>> + Send + Sync;
-
-/// A config without faults.
-#[derive(Clone, Debug)]
-pub struct Loaded {
-    /// The config.
-    pub config: Config,
-    /// What works but is probably not meant, one line each.
-    pub warnings: Vec<String>,
-}
+pub type ReadConfig = dyn Fn() -> Draft + Send + Sync;
 
 /// A config with all done that can fail.
 pub struct Prepared {
-    pub(super) loaded: Loaded,
+    pub(super) config: Config,
     pub(super) found: Lookup,
     pub(super) built: BTreeMap<ProfileName, Built>,
 }
 
-/// Reads `path` and `config.d` beside it. All faults at once: of the files, then of what they say.
-pub fn from_files(path: &Path) -> Result<Loaded, Vec<String>> {
+/// Reads `path` and `config.d` beside it. A file that cannot be read hides nothing of the others.
+pub fn from_files(path: &Path) -> Draft {
     let set = files::read_config_set(path, geteuid());
-    let mut faults: Vec<_> =
-        set.faults.iter().map(|fault| format!("{}: {}; {}", fault.what, fault.why, fault.remedy)).collect();
     let kind = |text: &files::ConfigText| if text.path == path { Kind::Main } else { Kind::DropIn };
     let source = |text: &files::ConfigText| SourceFile {
         name: text.path.display().to_string().into(),
@@ -43,65 +32,70 @@ pub fn from_files(path: &Path) -> Result<Loaded, Vec<String>> {
         kind: kind(text),
     };
     let sources: Vec<_> = set.texts.iter().map(source).collect();
-    // Without its main file, what the others say is not judged: half of it would be missing.
-    if !sources.iter().any(|source| source.kind == Kind::Main) {
-        return Err(faults);
+    let mut draft = Draft::read(path.display().to_string(), &sources);
+    for fault in set.faults {
+        let file = fault.path.display().to_string();
+        draft.fault(Problem::of_file(file, format!("{}: {}", fault.what, fault.why), fault.remedy));
     }
-    match config::read(&sources) {
-        Ok(config) if faults.is_empty() => {
-            let warnings = config.warnings.iter().map(ToString::to_string).collect();
-            Ok(Loaded { config, warnings })
-        }
-        Ok(_) => Err(faults),
-        Err(problems) => {
-            faults.extend(problems.as_slice().iter().map(ToString::to_string));
-            Err(faults)
-        }
-    }
+    draft
 }
 
-/// Reads the config and does everything for it that can fail. `before` are the profiles that run, so that what did not
-/// change is not made anew; `running` is the config in force, of which some keys cannot change.
+/// Judges what only the host knows, and makes what can be made. `before` are the profiles that run, so that what did not
+/// change is not made anew. Blocking.
+pub fn judge(
+    draft: &mut Draft,
+    workshop: &Workshop,
+    own_uid: u32,
+    unknown: UnknownNames,
+    before: &BTreeMap<ProfileName, Built>,
+) -> (Lookup, BTreeMap<ProfileName, Built>) {
+    let found = names::resolve(&draft.names());
+    draft.judge_names(&found, own_uid, unknown);
+    if draft.is_faulty() {
+        // Of profiles that will not be built, too.
+        let problems = draft.ca_files().iter().filter_map(|written| {
+            let problem = judge_ca_file(&written.value).err()?;
+            Some(written.problem(problem.wrong, problem.right))
+        });
+        problems.collect::<Vec<_>>().into_iter().for_each(|problem| draft.fault(problem));
+    }
+    let mut built = BTreeMap::new();
+    let mut faults = Vec::new();
+    for (name, profile) in draft.profiles() {
+        match workshop.build(name, profile, before.get(name)) {
+            Ok(one) => {
+                built.insert(name.clone(), one);
+            }
+            Err(problem) => {
+                faults.push(draft.problem_of_profile(name, problem.key, problem.wrong, problem.right));
+            }
+        }
+    }
+    faults.into_iter().for_each(|fault| draft.fault(fault));
+    (found, built)
+}
+
+/// Reads the config and does everything for it that can fail; `running` is the config in force, of which some keys cannot
+/// change. All faults at once: of the files, of what they say, and of what that means on this host.
 pub async fn prepare(
     read: &Arc<ReadConfig>,
     workshop: &Arc<Workshop>,
     own_uid: u32,
     before: BTreeMap<ProfileName, Built>,
     running: Option<Config>,
-) -> Result<Prepared, Vec<String>> {
+) -> Result<Prepared, Problems> {
     let (read, workshop) = (Arc::clone(read), Arc::clone(workshop));
     let done = tokio::task::spawn_blocking(move || {
-        let loaded = read()?;
-        let config = &loaded.config;
-        let fixed = running.map(|running| config.restart_problems(&running)).unwrap_or_default();
-        let mut faults: Vec<_> = fixed.iter().map(ToString::to_string).collect();
-        let mut warnings = loaded.warnings.clone();
-        let found = names::resolve(&config.names());
-        let findings = config.check_names(&found, own_uid);
-        faults.extend(findings.faults.iter().map(ToString::to_string));
-        warnings.extend(findings.unknown.iter().chain(&findings.warnings).map(ToString::to_string));
-        let mut built = BTreeMap::new();
-        for (name, profile) in &config.tokens {
-            match workshop.build(name, profile, before.get(name)) {
-                Ok(one) => {
-                    built.insert(name.clone(), one);
-                }
-                Err(problem) => {
-                    let path = format!("tokens.{name}.{}", problem.key);
-                    faults.push(config.problem(&path, problem.wrong, problem.right).to_string());
-                }
-            }
+        let mut draft = read();
+        if let Some(running) = &running {
+            draft.judge_restart(running);
         }
-        if !faults.is_empty() {
-            return Err(faults);
-        }
-        let loaded = Loaded { config: loaded.config, warnings };
-        Ok(Prepared { loaded, found, built })
+        let (found, built) = judge(&mut draft, &workshop, own_uid, UnknownNames::AreWarnings, &before);
+        Ok(Prepared { config: draft.finish()?, found, built })
     });
     done.await.unwrap_or_else(|_| {
-        Err(vec![
-            "the config could not be read, by a fault of the agent's own; the log says where".to_owned(),
-        ])
+        let wrong = "could not be read, by a fault of the agent's own";
+        Err(Problem::of_file("the config", wrong, "see the log, which says where").into())
     })
 }
 

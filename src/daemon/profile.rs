@@ -98,7 +98,7 @@ impl Workshop {
         match (&self.secret, spec) {
             (Some(secret), _) => Arc::clone(secret),
             (None, SecretSpec::Credential(name)) => {
-                Arc::new(Source::credential(name.as_ref(), self.credentials.clone()))
+                Arc::new(Source::credential(name.clone(), self.credentials.clone()))
             }
             (None, SecretSpec::File(path)) => Arc::new(Source::file(path)),
         }
@@ -123,14 +123,7 @@ impl Workshop {
         before: Option<&Built>,
     ) -> Result<Built, BuildProblem> {
         let transport = transport(profile)?;
-        let share = profile.refresh;
-        let policy = Policy::new(share.at, share.jitter)
-            .map_err(|fault| BuildProblem {
-                key: "refresh",
-                wrong: fault.to_string().into(),
-                right: "leave it out for { at = 0.8, jitter = 0.05 }".into(),
-            })?
-            .with_floor(self.floor);
+        let policy = profile.refresh.with_floor(self.floor);
         let same =
             before.filter(|before| before.transport == transport && asks_alike(&before.config, profile));
         let provider = match same {
@@ -171,16 +164,22 @@ impl Workshop {
 
 /// How a profile's provider is reached. Blocking.
 pub(super) fn transport(profile: &Profile) -> Result<Transport, BuildProblem> {
-    let read = |path: &Path| {
-        let contents = files::read(path, files::Rules::ca_file(geteuid()), MAX_CA_BYTES);
-        contents.map(|contents| Arc::from(contents.bytes.as_slice())).map_err(|fault| BuildProblem {
-            key: "ca_file",
-            wrong: format!("{}: {}", fault.what, fault.why).into(),
-            right: fault.remedy.into(),
-        })
-    };
-    let ca_file = profile.ca_file.as_deref().map(read).transpose()?;
+    let ca_file = profile.ca_file.as_deref().map(read_ca_file).transpose()?;
     Ok(Transport { ca_file, proxy: profile.proxy.clone() })
+}
+
+fn read_ca_file(path: &Path) -> Result<Arc<[u8]>, BuildProblem> {
+    let contents = files::read(path, files::Rules::ca_file(geteuid()), MAX_CA_BYTES);
+    contents.map(|contents| Arc::from(contents.bytes.as_slice())).map_err(|fault| BuildProblem {
+        key: "ca_file",
+        wrong: format!("{}: {}", fault.what, fault.why).into(),
+        right: fault.remedy.into(),
+    })
+}
+
+/// What is wrong with a `ca_file`, whoever names it. Blocking.
+pub(super) fn judge_ca_file(path: &Path) -> Result<(), BuildProblem> {
+    client(&Transport { ca_file: Some(read_ca_file(path)?), proxy: None }).map(drop)
 }
 
 /// The HTTP client for it. Blocking.

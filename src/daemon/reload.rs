@@ -6,12 +6,15 @@ use tokio::sync::oneshot;
 
 use super::{
     Daemon, Ended,
-    load::{self, Loaded, Prepared},
+    load::{self, Prepared},
     plan, profile,
 };
-use crate::service::{
-    ReloadFault, Reloaded,
-    snapshot::{Profile, Snapshot},
+use crate::{
+    config::Problems,
+    service::{
+        ReloadFault, Reloaded,
+        snapshot::{Profile, Snapshot},
+    },
 };
 
 /// Where somebody waits for the outcome of a reload. SIGHUP has none.
@@ -74,7 +77,7 @@ impl Daemon {
     }
 
     /// A reload has been read: puts it in force, or says why not; then begins the next one.
-    pub(super) async fn prepared(&mut self, prepared: Result<Prepared, Vec<String>>) {
+    pub(super) async fn prepared(&mut self, prepared: Result<Prepared, Problems>) {
         let outcome = match prepared {
             Ok(prepared) => self.commit(prepared).await,
             Err(faults) => Err(faults),
@@ -88,23 +91,23 @@ impl Daemon {
             ),
             Err(faults) => {
                 tracing::error!(
-                    faults = faults.len(),
+                    faults = faults.as_slice().len(),
                     "not reloaded: the config has faults, and the running one stays"
                 );
-                for fault in faults {
+                for fault in faults.as_slice() {
                     tracing::error!("{fault}");
                 }
             }
         }
-        let outcome = outcome.map_err(|faults| ReloadFault::Config(faults.join("\n")));
+        let outcome = outcome.map_err(|faults| ReloadFault::Config(faults.to_string()));
         if self.reloads.done(&outcome) == Turn::Now {
             self.prepare_reload();
         }
     }
 
     /// Puts a config in force. Whatever can fail comes first, and changes nothing if it does.
-    pub(super) async fn commit(&mut self, prepared: Prepared) -> Result<Reloaded, Vec<String>> {
-        let Prepared { loaded: Loaded { config, warnings }, found, mut built } = prepared;
+    pub(super) async fn commit(&mut self, prepared: Prepared) -> Result<Reloaded, Problems> {
+        let Prepared { config, found, mut built } = prepared;
         let directory = self.directory_after(found);
         let now = self.time.now();
         let plan = plan::plan(&self.config.tokens, &config.tokens);
@@ -116,13 +119,15 @@ impl Daemon {
                 let identity = self.new_identity();
                 let made = profile::rotator(name, identity, built, &self.time, now);
                 let made = made.map_err(|error| {
-                    vec![format!("{name}: no timer can be had ({error}); raise LimitNOFILE=")]
+                    let wrong = format!("can have no timer ({error})");
+                    config.problem(&format!("tokens.{name}"), wrong, "raise LimitNOFILE=")
                 })?;
                 fresh.insert(name.clone(), made);
             }
         }
 
         // From here on nothing fails.
+        let warnings = config.warnings.iter().map(ToString::to_string).collect();
         let mut done = Reloaded { warnings, ..Reloaded::default() };
         let mut told = Vec::new();
         let mut gone = Vec::new();
@@ -154,7 +159,13 @@ impl Daemon {
         if let Some(log) = &self.log {
             log.set(load::log_config(&self.config.log));
         }
-        self.book.replace(self.config.limits);
+        let limits = self.config.limits;
+        let (limits, capped) =
+            self.descriptors.map_or((limits, None), |limit| limits.within(limit, self.running.len()));
+        if let Some(capped) = capped {
+            tracing::warn!("{capped}");
+        }
+        self.book.replace(limits);
         self.metrics.set_profiles(self.running.keys());
         self.configured = now;
         self.commits += 1;

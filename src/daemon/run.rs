@@ -1,6 +1,7 @@
 //! `bloom-agent run`: the daemon as systemd, or a person, starts it.
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     clock::SystemClock,
-    config::{self, AgentConfig},
+    config::{self, AgentConfig, UnknownNames},
     hardening::{self, Degraded},
     http,
     locked::LockedPages,
@@ -73,8 +74,21 @@ pub enum RunFault {
 pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
     degraded.extend(hardening::no_new_privileges().err());
     let descriptors = hardening::raise_descriptor_limit();
-    let loaded = load::from_files(path).map_err(Fatal::Config)?;
-    let config = loaded.config.clone();
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    let mut draft = load::from_files(path);
+    let group = draft.agent_key("socket_group").map_or(Ok(None), socket_group);
+    if draft.is_faulty() || group.is_err() {
+        // Nothing is bound, so all that is wrong is told here, at once.
+        let workshop = Workshop::for_check(credentials.clone());
+        let unknown = UnknownNames::AreWarnings;
+        load::judge(&mut draft, &workshop, geteuid().as_raw(), unknown, &BTreeMap::new());
+        if let (true, Err(RunFault::Group { why, remedy, .. })) = (draft.is_faulty(), &group) {
+            draft.fault(draft.problem("agent.socket_group", *why, *remedy));
+        }
+    }
+    let first = draft.clone();
+    let config = draft.finish().map_err(Fatal::Config)?;
+    let group = group?;
     let log = log::init(load::log_config(&config.log), Arc::new(SystemClock), log::stderr())
         .map_err(|why| RunFault::System { what: "no log", why: io::Error::other(why) })?;
     let log = Arc::new(log);
@@ -88,7 +102,6 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
             "the limit of open files could not be raised; it stays as it is"
         );
     }
-    let group = socket_group(&config.agent)?;
     let mode = config.agent.socket_mode;
     let bound = server::bind(server::Address { path: &config.agent.socket, mode, group })?;
     for missing in &degraded {
@@ -99,10 +112,10 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
     let path = PathBuf::from(path);
     let degraded = degraded.iter().map(ToString::to_string).collect();
     // What the socket was bound by is what is put in force first; a reload reads anew.
-    let first = Mutex::new(Some(loaded));
+    let first = Mutex::new(Some(first));
     let read = move || {
         let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
-        first.map_or_else(|| load::from_files(&path), Ok)
+        first.unwrap_or_else(|| load::from_files(&path))
     };
     let ended = to_its_end(runtime()?, async move {
         let (time, wall_steps) =
@@ -118,7 +131,7 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
             time: time.clone(),
             wall_steps: Some(wall_steps),
             workshop: Arc::new(Workshop {
-                credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+                credentials,
                 secret: None,
                 pages: LockedPages::default(),
                 clock: time,

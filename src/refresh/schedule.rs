@@ -64,6 +64,16 @@ impl Policy {
         Self { floor, ..self }
     }
 
+    /// Where in a life the token is refreshed.
+    pub const fn at(&self) -> f64 {
+        self.at
+    }
+
+    /// How far from there, at most.
+    pub const fn jitter(&self) -> f64 {
+        self.jitter
+    }
+
     /// The least time between the starts of two successful fetches.
     pub const fn floor(&self) -> Duration {
         self.floor

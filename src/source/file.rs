@@ -8,7 +8,10 @@ use std::{
 use nix::unistd::{Uid, geteuid};
 
 use super::{MAX_FILE_BYTES, Nature, ReadSecret, Reading, SourceFault, Stamp, Watch, parse, watch};
-use crate::files::{self, Fault, Rule, Rules};
+use crate::{
+    config::CredentialName,
+    files::{self, Fault, Rule, Rules},
+};
 
 /// A path, and who the agent is.
 #[derive(Debug)]
@@ -64,9 +67,8 @@ fn in_our_words(fault: Fault, agent: Uid) -> SourceFault {
 }
 
 fn hand_over(path: &Path) -> String {
-    let name =
-        path.file_name().and_then(|name| name.to_str()).filter(|name| super::credential::is_name(name));
-    let name = name.unwrap_or("client-secret");
+    let name = path.file_name().and_then(|name| CredentialName::parse(name.to_str()?).ok());
+    let name = name.as_ref().map_or("client-secret", CredentialName::as_str);
     // systemd expands % in a path (systemd.unit(5), specifiers), and takes the rest of the line as it is.
     let unit_path = path.to_string_lossy().replace('%', "%%");
     if unit_path.chars().any(char::is_control) || path.to_str().is_none() {

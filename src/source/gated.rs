@@ -309,7 +309,10 @@ mod tests {
             assert!(is_pending(call).await);
         }
         tokio::time::pause();
-        let healthy = Gated::new(Arc::new(Source::credential("bloom", None)), readings);
+        let healthy = Gated::new(
+            Arc::new(Source::credential(crate::config::CredentialName::parse("bloom").unwrap(), None)),
+            readings,
+        );
         let mut read = pin!(healthy.read());
         assert!(is_pending(&mut read).await);
         tokio::time::advance(PAST_THE_DEADLINE).await;
@@ -358,7 +361,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_cannot_be_watched_never_changes() {
-        let gated = Gated::new(Arc::new(Source::credential("bloom", None)), Readings::default());
+        let gated = Gated::new(
+            Arc::new(Source::credential(crate::config::CredentialName::parse("bloom").unwrap(), None)),
+            Readings::default(),
+        );
         let mut change = pin!(gated.changed());
         assert!(is_pending(&mut change).await);
         drop(gated.gate.acquire().await.unwrap());

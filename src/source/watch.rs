@@ -200,7 +200,7 @@ mod tests {
                  attempt path={path:?} error=\"No such file or directory\"\n"
             )
         );
-        let credential = Source::credential("bloom", None);
+        let credential = Source::credential(crate::config::CredentialName::parse("bloom").unwrap(), None);
         assert_eq!(credential.glance(), None);
         assert!(credential.watch().is_none());
     }

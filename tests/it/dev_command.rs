@@ -141,8 +141,16 @@ fn the_exit_status_is_the_commands_and_the_directory_goes() {
         (&["sh", "-c", "exit 7"], 7, ""),
         (&["sh", "-c", "kill -KILL $$"], 137, ""),
         (&["sh", "-c", "kill -QUIT $$"], 131, ""),
-        (&["/nowhere"], 127, "bloom-agent: cannot run /nowhere\nNo such file or directory (os error 2)\ncorrect the command: a path, or a name that PATH has\n"),
-        (&["/dev/null"], 126, "bloom-agent: cannot run /dev/null\nPermission denied (os error 13)\ncorrect the command: a path, or a name that PATH has\n"),
+        (
+            &["/nowhere"],
+            127,
+            "bloom-agent: cannot run /nowhere\nNo such file or directory (os error 2)\ncorrect the command: a path, or a name that PATH has\n",
+        ),
+        (
+            &["/dev/null"],
+            126,
+            "bloom-agent: cannot run /dev/null\nPermission denied (os error 13)\ncorrect the command: a path, or a name that PATH has\n",
+        ),
     ];
     for (command, code, text) in cases {
         let output = runtime.dev(command).output().unwrap();

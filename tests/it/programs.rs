@@ -400,3 +400,17 @@ fn a_stderr_that_nobody_reads_costs_lines_and_no_call() {
     assert_eq!(agent.wait().unwrap().code(), Some(0));
     drop(reader);
 }
+
+#[test]
+fn run_tells_of_what_only_the_host_knows_beside_a_fault_of_the_text() {
+    let host = Host::new("s3cret");
+    let agent = "socket_group = \"no-such-group\"\nca_file = \"/nowhere/ca.pem\"";
+    host.config(&format!("[log]\nlevel = \"loud\"\n[agent]\n{agent}\n"));
+    let mut run = Command::new(host.program("bloom-agent"));
+    let output = run.arg("run").arg("--config").arg(host.path("config.toml")).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{}", shown(&output));
+    for fault in ["config has 3 faults", "log.level: ", "agent.socket_group: ", "agent.ca_file: "] {
+        assert!(told.contains(fault), "{fault} is not in: {told}");
+    }
+}

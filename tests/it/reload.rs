@@ -238,14 +238,17 @@ async fn what_only_the_host_knows_and_what_only_a_restart_can_change_are_faults_
     let agent = Agent::start().await;
     let client = agent.client().await;
     agent.write_raw_config(&format!(
-        "[agent]\nsocket = '/run/elsewhere.sock'\nsocket_mode = '0600'\n{}",
+        "[agent]\nsocket = '/run/elsewhere.sock'\nsocket_mode = '0600'\n[log]\nlevel = 'loud'\n{}",
         profile(BLOOM, "ca_file = '/nowhere/ca.pem'"),
     ));
     let status = client.reload().await.expect_err("faults");
     let told = status.message();
-    for fault in ["agent.socket:", "agent.socket_mode:", "restart for that", "tokens.bloom.ca_file:"] {
+    let faults =
+        ["agent.socket:", "agent.socket_mode:", "restart for that", "log.level:", "tokens.bloom.ca_file:"];
+    for fault in faults {
         assert!(told.contains(fault), "{fault} is not in: {told}");
     }
+    assert_eq!(told.lines().count(), 4, "{told}");
     agent.stop().await;
 }
 

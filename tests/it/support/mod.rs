@@ -16,8 +16,8 @@ use std::{
 
 use bloom_agent::{
     clock::{Clock as _, Timestamp},
-    config::{self, Kind, SourceFile},
-    daemon::{Daemon, Fatal, Parts, Signal, load::Loaded, profile::Workshop},
+    config::{Draft, Kind, SourceFile},
+    daemon::{Daemon, Fatal, Parts, Signal, profile::Workshop},
     dev_issuer::{Control, DevIssuer, Dialect, Options},
     locked::LockedPages,
     log::{self, Captured, DroppedLines, LogConfig, Panics},
@@ -134,16 +134,12 @@ impl Agent {
         let read = move || {
             let text = text.lock().unwrap().clone();
             let source = SourceFile { name: "config.toml".into(), text, kind: Kind::Main };
-            let lines = |problems: config::Problems| {
-                problems.as_slice().iter().map(ToString::to_string).collect::<Vec<_>>()
-            };
-            let mut config = config::read(&[source]).map_err(lines)?;
-            for profile in config.tokens.values_mut() {
-                // No text can name it.
-                profile.client.endpoint = Endpoint::loopback(address, dialect.token_path()).unwrap();
-            }
-            let warnings = config.warnings.iter().map(ToString::to_string).collect();
-            Ok(Loaded { config, warnings })
+            Draft::read("config.toml", &[source]).with(|config| {
+                for profile in config.tokens.values_mut() {
+                    // No text can name it.
+                    profile.client.endpoint = Endpoint::loopback(address, dialect.token_path()).unwrap();
+                }
+            })
         };
         let bound = server::bind(server::Address { path: &path, mode: 0o666, group: None }).unwrap();
         let metrics = Metrics::new("test", DroppedLines::default(), Panics::default());
@@ -176,6 +172,7 @@ impl Agent {
                 clock: Arc::new(time),
                 metrics: Arc::clone(&metrics),
                 floor: FLOOR,
+                blocking: bloom_agent::daemon::profile::Blocking::default(),
             }),
             log: None,
             metrics,
