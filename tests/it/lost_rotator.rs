@@ -1,22 +1,22 @@
 //! A fault of the agent's own: the task of a profile's token panics. Another takes its place, and callers do not notice.
 
 use std::sync::{
-    Arc, Mutex,
+    Arc, Mutex, OnceLock,
     atomic::{AtomicU64, Ordering},
 };
 
 use bloom_agent::{
-    clock::Clock as _,
-    secret::Secret,
-    source::{ReadSecret, Reading, SourceFault, Stamp},
+    clock::{Clock, Now},
+    timer::ManualTime,
 };
 use tonic::Code;
 
-use crate::support::{Agent, BLOOM, Next as _, SECRET, Setting, refusal, retry_delay, soon};
+use crate::support::{Agent, BLOOM, Next as _, Setting, refusal, retry_delay, soon};
 
-/// A source with a bug: it panics on the rotator's own task, for the next so many attempts.
+/// A clock with a bug: what an attempt does on the rotator's own task panics, for the next so many attempts.
 #[derive(Default)]
 struct Panicking {
+    time: OnceLock<ManualTime>,
     left: Mutex<u64>,
     panics: AtomicU64,
 }
@@ -31,17 +31,8 @@ impl Panicking {
     }
 }
 
-impl ReadSecret for Panicking {
-    fn read(&self) -> Result<Reading, SourceFault> {
-        let secret = Secret::parse(SECRET.as_bytes().to_vec().into()).unwrap();
-        Ok(Reading { secret, stamp: Stamp::numbered(0) })
-    }
-
-    fn describe(&self) -> String {
-        "a source with a bug".to_owned()
-    }
-
-    fn glance(&self) -> Option<Stamp> {
+impl Clock for Panicking {
+    fn now(&self) -> Now {
         let panics = {
             let mut left = self.left.lock().unwrap();
             let panics = *left > 0;
@@ -53,13 +44,17 @@ impl ReadSecret for Panicking {
             // A panic without the hook, which would print hundreds of them.
             std::panic::resume_unwind(Box::new("on purpose"));
         }
-        None
+        self.time.get().unwrap().now()
     }
 }
 
-async fn agent(source: &Arc<Panicking>) -> Agent {
-    let secret: Arc<dyn ReadSecret> = source.clone();
-    Agent::start_with(Setting { secret: Some(secret), ..Setting::default() }).await
+async fn agent(bug: &Arc<Panicking>) -> Agent {
+    let bug = Arc::clone(bug);
+    let clock = move |time: ManualTime| -> Arc<dyn Clock> {
+        bug.time.set(time).unwrap();
+        bug
+    };
+    Agent::start_with(Setting { clock: Box::new(clock), ..Setting::default() }).await
 }
 
 /// When ListTokens says that the next attempt starts, by the wall clock.
@@ -80,15 +75,15 @@ async fn lost(agent: &Agent, count: usize) {
 
 #[tokio::test]
 async fn a_rotator_that_panics_is_replaced_and_callers_notice_nothing() {
-    let source = Arc::new(Panicking::default());
-    let agent = agent(&source).await;
+    let bug = Arc::new(Panicking::default());
+    let agent = agent(&bug).await;
     let client = agent.client().await;
     let token = client.get(BLOOM).await.unwrap();
     let (mut watch, mut health) = (client.watch(BLOOM).await.unwrap(), client.watch_health(BLOOM).await);
     watch.next_message().await.unwrap();
     health.next_message().await.unwrap();
 
-    source.set(1);
+    bug.set(1);
     agent.time.advance_to(agent.next_attempt(BLOOM).await);
     lost(&agent, 1).await;
     assert_eq!(client.get(BLOOM).await.unwrap(), token, "the successor has the token");
@@ -99,7 +94,7 @@ async fn a_rotator_that_panics_is_replaced_and_callers_notice_nothing() {
     let next = watch.next_message().await.unwrap().unwrap().token.unwrap();
     assert!(next.generation > token.generation, "the same stream, and no token twice");
     assert_eq!(client.get(BLOOM).await.unwrap(), next);
-    assert_eq!((source.count(), agent.issuer.request_count()), (1, 2));
+    assert_eq!((bug.count(), agent.issuer.request_count()), (1, 2));
     // Nor did the health watch see anything: its next message is the end of the token's life.
     agent.issuer.set_outage(bloom_agent::dev_issuer::Outage::Refuse);
     agent.time.advance(std::time::Duration::from_secs(3600));
@@ -110,16 +105,16 @@ async fn a_rotator_that_panics_is_replaced_and_callers_notice_nothing() {
 
 #[tokio::test]
 async fn a_fault_that_comes_back_each_time_is_met_ever_more_rarely_and_callers_are_told_when_to_ask_again() {
-    let source = Arc::new(Panicking::default());
-    source.set(u64::MAX);
-    let agent = agent(&source).await;
+    let bug = Arc::new(Panicking::default());
+    bug.set(u64::MAX);
+    let agent = agent(&bug).await;
     let client = agent.client().await;
     lost(&agent, 1).await;
     // The time stands still, so the successor waits.
     for _ in 0..1000 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(source.count(), 1, "no busy loop");
+    assert_eq!(bug.count(), 1, "no busy loop");
     const HOUR: i64 = 3_600_000;
     let start = agent.time.now().wall.unix_millis();
     let mut losses = 1;
@@ -135,7 +130,7 @@ async fn a_fault_that_comes_back_each_time_is_met_ever_more_rarely_and_callers_a
         "{losses} in an hour: some 30 s apart at the most, and not a flood"
     );
     // The bug goes away: nobody has to do anything about it.
-    source.set(0);
+    bug.set(0);
     let call = client.begin_get(BLOOM).await;
     agent.time.advance(std::time::Duration::from_secs(30));
     assert!(call.await.unwrap().is_ok());
@@ -145,9 +140,9 @@ async fn a_fault_that_comes_back_each_time_is_met_ever_more_rarely_and_callers_a
 
 #[tokio::test]
 async fn a_caller_who_cannot_wait_for_the_successor_is_told_when_to_come_back() {
-    let source = Arc::new(Panicking::default());
-    source.set(u64::MAX);
-    let agent = agent(&source).await;
+    let bug = Arc::new(Panicking::default());
+    bug.set(u64::MAX);
+    let agent = agent(&bug).await;
     let client = agent.client().await;
     lost(&agent, 1).await;
     let mut request = tonic::Request::new(bloom_agent::pb::GetTokenRequest::default());

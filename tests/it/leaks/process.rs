@@ -60,7 +60,9 @@ fn proc_tells_nothing_of_the_daemon_or_of_a_caller_that_waits() {
         .spawn()
         .unwrap();
     let mut line = String::new();
-    BufReader::new(watch.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    // Kept open to the end: `watch` ends when nobody reads it any more.
+    let mut lines = BufReader::new(watch.stdout.take().unwrap());
+    lines.read_line(&mut line).unwrap();
     assert_eq!(line.trim(), token.text);
 
     let search = Search::new(CLIENT_ID, [&secret, &token]);
@@ -68,6 +70,7 @@ fn proc_tells_nothing_of_the_daemon_or_of_a_caller_that_waits() {
     assert_proc_is_clean(&search, "bloom-agent-cli watch", Pid::from_raw(i32::try_from(watch.id()).unwrap()));
     watch.kill().unwrap();
     watch.wait().unwrap();
+    drop(lines);
     host.assert_only_holds(&search, &["secret"]);
 }
 

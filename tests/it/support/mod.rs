@@ -15,7 +15,7 @@ use std::{
 };
 
 use bloom_agent::{
-    clock::{Clock as _, Timestamp},
+    clock::{Clock, Timestamp},
     config::{Draft, Kind, SourceFile},
     daemon::{Daemon, Fatal, Parts, Signal, profile::Workshop},
     dev_issuer::{Control, DevIssuer, Dialect, Options},
@@ -57,6 +57,8 @@ pub(crate) struct Setting {
     pub(crate) tokens: String,
     /// The issuer.
     pub(crate) issuer: Options,
+    /// The clock that lives are counted on, made from the one that the story moves.
+    pub(crate) clock: Box<dyn FnOnce(ManualTime) -> Arc<dyn Clock> + Send>,
     /// In the place of all secret files.
     pub(crate) secret: Option<Arc<dyn ReadSecret>>,
     /// Done to the issuer before the agent asks it for the first time.
@@ -68,7 +70,14 @@ impl Default for Setting {
         let mut issuer = Options::new(Dialect::Hydra, "it-client", SECRET);
         // Any, so that profiles can differ in it.
         issuer.audiences.clear();
-        Self { limits: String::new(), tokens: profile(BLOOM, ""), issuer, secret: None, before: |_| () }
+        Self {
+            limits: String::new(),
+            tokens: profile(BLOOM, ""),
+            issuer,
+            clock: Box::new(|time| Arc::new(time)),
+            secret: None,
+            before: |_| (),
+        }
     }
 }
 
@@ -107,7 +116,7 @@ impl Agent {
     }
 
     pub(crate) async fn start_with(setting: Setting) -> Self {
-        let Setting { limits, tokens, issuer, secret, before } = setting;
+        let Setting { limits, tokens, issuer, clock, secret, before } = setting;
         // In /tmp and open to all, so that another uid can reach the socket: what is tested is the wall behind it.
         let directory = tempfile::Builder::new()
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
@@ -169,7 +178,7 @@ impl Agent {
                 credentials: None,
                 secret,
                 pages: LockedPages::default(),
-                clock: Arc::new(time),
+                clock: clock(time),
                 metrics: Arc::clone(&metrics),
                 floor: FLOOR,
                 blocking: bloom_agent::daemon::profile::Blocking::default(),
