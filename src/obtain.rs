@@ -8,7 +8,7 @@ mod turn;
 
 use std::{future::Future, pin::Pin};
 
-pub use provider::{Keep, ProviderObtain, ProviderParts};
+pub use provider::{Deviates, Keep, ProviderObtain, ProviderParts};
 
 use crate::{
     failure::Failure,

@@ -146,6 +146,7 @@ impl Workshop {
         let scope =
             if profile.require_scope { oauth2::ScopeRule::Require } else { oauth2::ScopeRule::Report };
         let pages = self.pages.clone();
+        let (counted, counted_for) = (Arc::clone(&self.metrics), name.clone());
         let inner = ProviderObtain::new(ProviderParts {
             profile: name.clone(),
             client: profile.client.clone(),
@@ -156,6 +157,7 @@ impl Workshop {
             http: Arc::new(http),
             clock: Arc::clone(&self.clock),
             keep: Arc::new(move |bytes| pages.copy(bytes)),
+            deviates: Arc::new(move |deviation| counted.profile(&counted_for).deviation(deviation.label())),
         });
         let secret_source = sources.join(", then ").into();
         Ok(Provider { inner, name: name.clone(), secret_source, metrics: Arc::clone(&self.metrics) })

@@ -122,6 +122,7 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
             KernelTime::new().map_err(|why| RunFault::System { what: "no timer", why })?;
         let time = Arc::new(time);
         let (listener, mut signals) = mpsc::channel(4);
+        let again = listener.clone();
         // Before anything is served: a SIGTERM must never find the default action.
         let heard =
             signals_of_the_kernel(listener).map_err(|why| RunFault::System { what: "no signals", why })?;
@@ -145,11 +146,24 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
             degraded,
         };
         let served = async move {
-            let daemon = tokio::select! {
-                // A name service that hangs is no reason not to end when told.
-                Some(Signal::Stop) = signals.recv() => return Ok(()),
-                started = Daemon::start(parts) => started?,
+            let start = Daemon::start(parts);
+            tokio::pin!(start);
+            let mut reload = false;
+            let daemon = loop {
+                tokio::select! {
+                    // A name service that hangs is no reason not to end when told.
+                    signal = signals.recv() => match signal {
+                        Some(Signal::Reload) => reload = true,
+                        Some(Signal::Stop | Signal::End) | None => return Ok(()),
+                    },
+                    started = &mut start => break started?,
+                }
             };
+            if reload {
+                // The config was read before it was asked for. The channel has just been emptied.
+                let _sent = again.try_send(Signal::Reload);
+            }
+            drop(again);
             tracing::info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "serving");
             daemon.run(signals).await?;
             tracing::info!("stopped");

@@ -13,7 +13,7 @@ use crate::{
     clock::Clock,
     failure::{Failure, FailureKind, Schedule},
     http::{HttpClient, Reached},
-    oauth2::{self, Client, Credentials, Deviations, Rules, words::line},
+    oauth2::{self, Client, Credentials, Deviation, Deviations, Rules, words::line},
     secret::Secret,
     source::{Gated, Nature, ReadSecret, Readings, SourceFault},
     token::{Life, ProfileName},
@@ -21,6 +21,9 @@ use crate::{
 
 /// Copies a token to the memory where it stays.
 pub type Keep = Arc<dyn Fn(&[u8]) -> Bytes + Send + Sync>;
+
+/// Hears of a deviation, each time.
+pub type Deviates = Arc<dyn Fn(Deviation) + Send + Sync>;
 
 /// What a [`ProviderObtain`] is made of.
 pub struct ProviderParts {
@@ -42,6 +45,8 @@ pub struct ProviderParts {
     pub clock: Arc<dyn Clock>,
     /// Where tokens stay.
     pub keep: Keep,
+    /// Told of each answer that was taken although it departs from the RFC.
+    pub deviates: Deviates,
 }
 
 /// Gets tokens of one profile from its provider.
@@ -53,6 +58,7 @@ pub struct ProviderObtain {
     http: Arc<HttpClient>,
     clock: Arc<dyn Clock>,
     keep: Keep,
+    deviates: Deviates,
     deviations: Mutex<Deviations>,
 }
 
@@ -80,6 +86,7 @@ impl ProviderObtain {
             http: parts.http,
             clock: parts.clock,
             keep: parts.keep,
+            deviates: parts.deviates,
             deviations: Mutex::default(),
         }
     }
@@ -167,8 +174,9 @@ impl ProviderObtain {
         Exchange { result, requests: 1 }
     }
 
-    /// Logs what was not seen before.
+    /// Tells of each, and logs what was not seen before.
     fn note(&self, deviations: Deviations) {
+        deviations.iter().for_each(|deviation| (self.deviates)(deviation));
         let new = self.deviations.lock().unwrap_or_else(PoisonError::into_inner).extend(deviations);
         for deviation in new.iter() {
             if deviation.concerns_the_operator() {

@@ -120,6 +120,7 @@ impl Bench {
             http: Arc::new(HttpClient::new(&transport).unwrap()),
             clock: Arc::new(Ticking::default()),
             keep: Arc::new(Bytes::copy_from_slice),
+            deviates: Arc::new(|_| ()),
         });
         Self { listener, obtain }
     }

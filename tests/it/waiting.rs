@@ -119,3 +119,22 @@ async fn callers_that_go_away_cancel_nothing() {
     assert_eq!(agent.issuer.request_count(), 1);
     agent.stop().await;
 }
+
+#[tokio::test]
+async fn a_caller_who_wants_more_validity_is_not_kept_waiting_for_an_attempt_that_comes_too_late() {
+    let agent = Agent::start().await;
+    let client = agent.client().await;
+    let token = client.get(BLOOM).await.unwrap();
+    let quiet = Fault::too_many_requests(Some(Duration::from_secs(1800)), Default::default());
+    agent.issuer.push_fault(quiet);
+    agent.time.advance_to(agent.next_attempt(BLOOM).await);
+    agent.attempts_until(BLOOM, |attempts| attempts.last_failure.is_some()).await;
+
+    // No time passes while they are answered: the next attempt is half an hour away.
+    let answer = client.get_valid_for(BLOOM, Some(Duration::from_secs(3000))).await.unwrap();
+    assert_eq!(answer, token);
+    let report = client.report(BLOOM, token.generation).await.unwrap();
+    assert_eq!((report.generation, report.is_new), (token.generation, false));
+    assert_eq!(agent.issuer.request_count(), 2);
+    agent.stop().await;
+}
