@@ -39,6 +39,10 @@ pub enum EndpointFault {
     NotLoopback,
 }
 
+/// What credentials are called in a query, where they must not stand (RFC 6749 §2.3.1): URLs get into logs.
+const CREDENTIALS: [&str; 7] =
+    ["client_secret", "client_assertion", "secret", "password", "api_key", "apikey", "access_token"];
+
 impl Endpoint {
     /// Checks `text`, an `https` URL.
     pub fn parse(text: &str) -> Result<Self, EndpointFault> {
@@ -56,9 +60,7 @@ impl Endpoint {
         if url.port() == Some(0) {
             return Err(EndpointFault::Port);
         }
-        let credential = |name: &str| {
-            ["client_secret", "client_assertion"].iter().any(|reserved| name.eq_ignore_ascii_case(reserved))
-        };
+        let credential = |name: &str| CREDENTIALS.iter().any(|reserved| name.eq_ignore_ascii_case(reserved));
         if url.query_pairs().any(|(name, _)| credential(&name)) {
             return Err(EndpointFault::CredentialInQuery);
         }
@@ -256,6 +258,7 @@ mod tests {
             ("https://b\u{fc}cher.example/", EndpointFault::Character),
             ("https://a.example/?client_secret=x", EndpointFault::CredentialInQuery),
             ("https://a.example/?a=b&Client%5FSecret=x", EndpointFault::CredentialInQuery),
+            ("https://a.example/?api_key=x", EndpointFault::CredentialInQuery),
         ] {
             assert_eq!(Endpoint::parse(text), Err(fault), "{text}");
         }

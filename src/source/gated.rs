@@ -69,7 +69,7 @@ impl Gated {
         }
     }
 
-    /// Reads it anew, within [`DEADLINE`]; at once if the file system has not even answered the last reading.
+    /// Reads it anew, within 5 s; at once if the file system has not even answered the last reading.
     pub async fn read(&self) -> Result<Reading, SourceFault> {
         if self.given_up.lock().unwrap_or_else(PoisonError::into_inner).strong_count() > 0 {
             return Err(self.lost(Stage::Gate));
