@@ -631,7 +631,13 @@ async fn an_ipv6_address_is_an_endpoint_like_any_other() {
     let provider = match Provider::at("[::1]:0", vec!["::1".to_owned()], |_| ()).await {
         Ok(provider) => provider,
         Err(error) => {
-            eprintln!("SKIPPED: an_ipv6_address_is_an_endpoint_like_any_other: no ::1 here ({error})");
+            // Past the test runner, which keeps what a passing test prints to itself.
+            let _loud = std::io::Write::write_fmt(
+                &mut std::io::stderr(),
+                format_args!(
+                    "SKIPPED: an_ipv6_address_is_an_endpoint_like_any_other: no ::1 here ({error})\n"
+                ),
+            );
             return;
         }
     };

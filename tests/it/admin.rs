@@ -90,7 +90,8 @@ async fn a_refresh_by_the_operator_joins_the_request_in_flight() {
 
 #[tokio::test]
 async fn status_and_metrics_say_everything_but_a_token_or_a_secret() {
-    let tokens = profile(BLOOM, "allow = ['uid:7']")
+    let own = nix::unistd::geteuid();
+    let tokens = profile(BLOOM, &format!("allow = ['uid:7', 'uid:{own}']"))
         + &profile("broken", "client_id = 'nobody'\nscopes = ['data-access:all']").replacen(
             "client_id = 'it-client'\n",
             "",
@@ -107,7 +108,7 @@ async fn status_and_metrics_say_everything_but_a_token_or_a_secret() {
     assert_eq!((status.connections, status.watches), (1, 1));
     assert_eq!(status.pid, i32::try_from(std::process::id()).unwrap());
     assert_eq!((bloom.requests, bloom.consecutive_failures), (1, 0));
-    assert_eq!(bloom.allow, ["uid:7"]);
+    assert_eq!(bloom.allow, ["uid:7".to_owned(), format!("uid:{own}")]);
     assert!(
         bloom.token_url.ends_with("/oauth2/token") && bloom.secret_source.contains("secret"),
         "{bloom:?}"

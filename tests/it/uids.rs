@@ -455,7 +455,11 @@ fn the_sockets_own_mode_is_the_first_wall_and_the_message_says_who_stands_before
     }
     // Any group but root's; a host without this one has no other that is sure to be there.
     let Ok(Some(group)) = Group::from_name("daemon") else {
-        eprintln!("SKIPPED: this host has no group daemon");
+        // Past the test runner, which keeps what a passing test prints to itself.
+        let _loud = std::io::Write::write_fmt(
+            &mut std::io::stderr(),
+            format_args!("SKIPPED: this host has no group daemon\n"),
+        );
         return;
     };
     let host = Host::new("s3cret");
