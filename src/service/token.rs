@@ -251,9 +251,7 @@ impl Agent {
     }
 
     pub(super) async fn until_draining(&self) {
-        let mut phase = self.phase.clone();
-        // A daemon that is gone is draining too.
-        let _gone = phase.wait_for(|phase| *phase == server::Phase::Draining).await;
+        server::draining(self.phase.clone()).await;
     }
 
     async fn until_changed(&self, version: u64) {

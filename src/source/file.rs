@@ -28,7 +28,7 @@ impl FileSource {
         Self { path, agent: None, said_unwatched: Arc::default() }
     }
 
-    /// Judges the file for an agent that runs as `agent`: for `check`, when root runs it.
+    /// Judges the file for an agent that runs as `agent`, whoever this process is.
     #[must_use]
     pub fn for_agent(self, agent: Uid) -> Self {
         Self { agent: Some(agent), ..self }
