@@ -27,7 +27,7 @@ use crate::{
     audit::Audit,
     clock::Now,
     config::{Config, Problems},
-    hardening,
+    credential, hardening,
     log::Log,
     metrics::Metrics,
     peer,
@@ -49,6 +49,10 @@ pub struct Parts {
     pub read: Arc<load::ReadConfig>,
     /// The socket, listening.
     pub listener: UnixListener,
+    /// The socket for units that ask for a token as a credential, listening; where there is a manager that made one.
+    pub credential: Option<UnixListener>,
+    /// How the unit of a process that has connected is found.
+    pub find_unit: credential::FindUnit,
     /// The time.
     pub time: Arc<dyn Time>,
     /// Hears of steps of the wall clock, where the time is the kernel's.
@@ -98,6 +102,7 @@ pub enum Signal {
 /// What each task leaves when it ends.
 enum Ended {
     Server(std::io::Result<()>),
+    Credential(std::io::Result<()>),
     Rotator(ProfileName, std::io::Result<()>),
     WallSteps(std::io::Error),
     Names(lookup::Asked, Option<Lookup>),
@@ -138,6 +143,8 @@ pub struct Daemon {
     commits: u64,
     reloads: reload::Queue,
     look_ups: lookup::Queue,
+    /// Tasks that serve a socket. When the last has drained, the agent ends.
+    serving: usize,
 }
 
 /// What a config is compared with that is the first.
@@ -150,7 +157,19 @@ fn without_tokens(config: &Config) -> Config {
 impl Daemon {
     /// Reads the config, makes every profile and spawns every task: when this returns, the agent answers.
     pub async fn start(parts: Parts) -> Result<Self, Fatal> {
-        let Parts { read, listener, time, wall_steps, workshop, log, metrics, own_uid, degraded } = parts;
+        let Parts {
+            read,
+            listener,
+            credential,
+            find_unit,
+            time,
+            wall_steps,
+            workshop,
+            log,
+            metrics,
+            own_uid,
+            degraded,
+        } = parts;
         let started = time.now();
         let prepared =
             load::prepare(&read, &workshop, own_uid, BTreeMap::new(), None).await.map_err(Fatal::Config)?;
@@ -214,8 +233,18 @@ impl Daemon {
             commits: 0,
             reloads: reload::Queue::default(),
             look_ups: lookup::Queue::new(look_ups),
+            serving: 1,
         };
         daemon.commit(prepared).await.map_err(Fatal::Config)?;
+        if let Some(listener) = credential {
+            let observe = Arc::clone(&server.observe);
+            let server = credential::Server { agent, time: Arc::clone(&daemon.time), observe, find_unit };
+            let phase = phase_seen.clone();
+            daemon.serving += 1;
+            daemon.tasks.spawn("credential socket", async move {
+                Ended::Credential(server.serve(listener, phase).await)
+            });
+        }
         daemon
             .tasks
             .spawn("accept loop", async move { Ended::Server(server.serve(listener, phase_seen).await) });
@@ -263,8 +292,13 @@ impl Daemon {
                     }
                 } => self.audit.tell_due(),
                 end = self.tasks.next() => match end {
-                    Some(End::Done(Ended::Server(Ok(())))) => break,
-                    Some(End::Done(Ended::Server(Err(why)))) => {
+                    Some(End::Done(Ended::Server(Ok(())) | Ended::Credential(Ok(())))) => {
+                        self.serving -= 1;
+                        if self.serving == 0 {
+                            break;
+                        }
+                    }
+                    Some(End::Done(Ended::Server(Err(why)) | Ended::Credential(Err(why)))) => {
                         return Err(Fatal::System { what: "the socket cannot be served", why });
                     }
                     // It was told to: its profile is gone.

@@ -150,9 +150,6 @@ pub(super) fn selectors(items: &[Item<'_, &str>], report: &mut Report) -> Vec<Se
     let mut selectors = Vec::new();
     for item in items {
         match Selector::parse(item.value) {
-            Ok(selector) if selector.names_a_unit() => {
-                report.unsupported(&item.spot, "admit by user: or group: until rules by unit: are");
-            }
             Ok(selector) => {
                 report.selectors.push(item.spot.written(selector.clone()));
                 selectors.push(selector);

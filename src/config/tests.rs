@@ -307,7 +307,7 @@ fn each_fault_of_a_profile_is_told_with_its_line_and_its_key() {
             "allow = [\"uid:61184\"]",
             "allow[0]: names one of systemd's dynamic ids (61184 to 65519), which are handed on to other services; use unit:NAME.service",
         ),
-        ("allow = [\"unit:x.service\"]", "allow[0]: is not supported by this version; "),
+        ("allow = [\"unit:x.scope\"]", "allow[0]: has a unit that is not a service; "),
         ("refresh = 0.8", "refresh: is a float; write a table"),
         ("refresh = { at = \"C\" }", "refresh.at: is a string; write a number"),
         ("refresh = { at = 0.09 }", "refresh.at: `at` must lie between 0.1 and 0.95 "),
@@ -440,7 +440,7 @@ fn each_fault_of_the_agents_tables_is_told_with_its_line_and_its_key() {
         ("agent.socket_group = \"\"", "agent.socket_group: is not a group's name; "),
         ("agent.admin = [\"user:*\"]", "agent.admin[0]: holds a wildcard; "),
         ("agent.admin = [\"uid:1\", \"gid:65519\"]", "agent.admin[1]: names one of systemd's dynamic ids "),
-        ("agent.admin = [\"uid:1 & unit:a@.service\"]", "agent.admin[0]: is not supported by this version; "),
+        ("agent.admin = [\"uid:1 & unit:a@b.slice\"]", "agent.admin[0]: has a unit that is not a service; "),
         (
             "agent.root = \"never\"",
             "agent.root: is none of the words that it can be; write \"always\" or \"by-rule\"",

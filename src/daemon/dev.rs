@@ -27,6 +27,7 @@ use crate::{
     access::Selector,
     clock::{Clock as _, SystemClock},
     config::{Draft, Kind, SourceFile},
+    credential,
     dev_issuer::{DevIssuer, Dialect, Options as IssuerOptions},
     hardening::Before,
     locked::LockedPages,
@@ -131,6 +132,8 @@ async fn serve(
     let start = Daemon::start(Parts {
         read: Arc::new(move || config.clone()),
         listener: bound.listener,
+        credential: None,
+        find_unit: credential::without_units(),
         time: time.clone(),
         wall_steps: Some(wall_steps),
         workshop: Arc::new(Workshop {

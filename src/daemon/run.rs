@@ -21,6 +21,7 @@ use super::{
 use crate::{
     clock::SystemClock,
     config::{self, AgentConfig, UnknownNames},
+    credential,
     hardening::{self, Degraded},
     http,
     locked::LockedPages,
@@ -129,6 +130,8 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
         let parts = Parts {
             read: Arc::new(read),
             listener: bound.listener,
+            credential: None,
+            find_unit: credential::without_units(),
             time: time.clone(),
             wall_steps: Some(wall_steps),
             workshop: Arc::new(Workshop {

@@ -58,7 +58,7 @@ fn priority(level: Level) -> &'static str {
 #[derive(Default)]
 struct Fields {
     message: String,
-    /// ` name=value` of each, as in a line.
+    /// ` name=value` of each that has one, as in a line.
     pairs: String,
     named: Vec<(&'static str, String)>,
 }
@@ -66,7 +66,10 @@ struct Fields {
 impl Fields {
     fn add(&mut self, name: &'static str, value: String) {
         let name = line::plain_name(name);
-        line::pair(name, &value, &mut self.pairs);
+        // A field of its own tells a program that it is empty; a person is told nothing by that.
+        if !value.is_empty() {
+            line::pair(name, &value, &mut self.pairs);
+        }
         self.named.push((name, value));
     }
 
@@ -197,7 +200,7 @@ mod tests {
         let text = written(|| {
             tracing::warn!(
                 target: "bloom_agent::rotator",
-                profile = "bloom", failures = 3u64, neg = -1, ok = true, r#type = ?"x y", "no new token: {}", "why"
+                profile = "bloom", failures = 3u64, neg = -1, ok = true, r#type = ?"x y", none = "", "no new token: {}", "why"
             );
         });
         assert_eq!(
@@ -205,7 +208,7 @@ mod tests {
             "PRIORITY=4\nSYSLOG_IDENTIFIER=bloom-agent\nSYSLOG_FACILITY=3\n\
              MESSAGE=no new token: why profile=bloom failures=3 neg=-1 ok=true type=\"\\\"x y\\\"\"\n\
              TARGET=bloom_agent::rotator\nBLOOM_PROFILE=bloom\nBLOOM_FAILURES=3\nBLOOM_NEG=-1\nBLOOM_OK=true\n\
-             BLOOM_TYPE=\"x y\"\n"
+             BLOOM_TYPE=\"x y\"\nBLOOM_NONE=\n"
         );
     }
 

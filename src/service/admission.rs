@@ -97,7 +97,8 @@ impl Agent {
         }
     }
 
-    pub(super) fn note_denial(&self, peer: &Peer, verb: Verb, name: &str) {
+    /// Counts and audits a denial. A `name` that no profile has is not told.
+    pub(crate) fn note_denial(&self, peer: &Peer, verb: Verb, name: &str) {
         let snapshot = self.snapshot();
         let known = snapshot.profiles.get_key_value(name).map(|(name, _)| name);
         self.metrics.denied(verb);

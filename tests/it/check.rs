@@ -77,7 +77,7 @@ fn every_kind_of_fault_is_told_at_once_and_no_value() {
         ("body = \"C4N4RY\"", "tokens.a.body: "),
         ("assumed_lifetime = \"1 C4N4RY\"", "tokens.a.assumed_lifetime: "),
         ("extra = { client_secret = \"C4N4RY\" }", "tokens.a.extra.client_secret: "),
-        ("allow = [\"uid:61184\", \"unit:x.service\", \"C4N4RY:x\"]", "tokens.a.allow[0]: "),
+        ("allow = [\"uid:61184\", \"unit:C4N4RY\", \"C4N4RY:x\"]", "tokens.a.allow[0]: "),
         ("", "tokens.a.allow[1]: "),
         ("", "tokens.a.allow[2]: "),
         ("refresh = { at = 2.0, jiter = 1 }", "tokens.a.refresh.at: "),

@@ -17,6 +17,7 @@ use std::{
 use bloom_agent::{
     clock::{Clock, Timestamp},
     config::{Draft, Kind, SourceFile},
+    credential::{self, FindUnit},
     daemon::{Daemon, Fatal, Parts, Signal, profile::Workshop},
     dev_issuer::{Control, DevIssuer, Dialect, Options},
     locked::LockedPages,
@@ -33,7 +34,7 @@ use nix::unistd::geteuid;
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
 pub(crate) use self::{
-    callers::{as_caller, as_member, skipped_without_root},
+    callers::{as_caller, as_member, as_uid, skipped_without_root},
     client::{Client, Next, refusal, retry_delay},
 };
 
@@ -61,6 +62,8 @@ pub(crate) struct Setting {
     pub(crate) clock: Box<dyn FnOnce(ManualTime) -> Arc<dyn Clock> + Send>,
     /// In the place of all secret files.
     pub(crate) secret: Option<Arc<dyn ReadSecret>>,
+    /// With it there is a socket for credentials, open to every uid.
+    pub(crate) find_unit: Option<FindUnit>,
     /// Done to the issuer before the agent asks it for the first time.
     pub(crate) before: fn(&Control),
 }
@@ -76,6 +79,7 @@ impl Default for Setting {
             issuer,
             clock: Box::new(|time| Arc::new(time)),
             secret: None,
+            find_unit: None,
             before: |_| (),
         }
     }
@@ -105,6 +109,7 @@ pub(crate) struct Agent {
     daemon: JoinSet<Result<(), Fatal>>,
     issuing: JoinSet<()>,
     place: Option<Place>,
+    _credential_place: Option<Place>,
     directory: tempfile::TempDir,
     _log: tracing::dispatcher::DefaultGuard,
 }
@@ -116,7 +121,7 @@ impl Agent {
     }
 
     pub(crate) async fn start_with(setting: Setting) -> Self {
-        let Setting { limits, tokens, issuer, clock, secret, before } = setting;
+        let Setting { limits, tokens, issuer, clock, secret, find_unit, before } = setting;
         // In /tmp and open to all, so that another uid can reach the socket: what is tested is the wall behind it.
         let directory = tempfile::Builder::new()
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
@@ -151,6 +156,11 @@ impl Agent {
             })
         };
         let bound = server::bind(server::Address { path: &path, mode: 0o666, group: None }).unwrap();
+        let credential = find_unit.is_some().then(|| {
+            let path = directory.path().join("credential.sock");
+            server::bind(server::Address { path: &path, mode: 0o666, group: None }).unwrap()
+        });
+        let (credential, credential_place) = credential.map(|bound| (bound.listener, bound.place)).unzip();
         let metrics = Metrics::new("test", DroppedLines::default(), Panics::default());
         let (signals, signalled) = mpsc::channel(4);
         let mut agent = Self {
@@ -165,6 +175,7 @@ impl Agent {
             daemon: JoinSet::new(),
             issuing,
             place: Some(bound.place),
+            _credential_place: credential_place,
             directory,
             _log,
         };
@@ -172,6 +183,8 @@ impl Agent {
         let daemon = Daemon::start(Parts {
             read: Arc::new(read),
             listener: bound.listener,
+            credential,
+            find_unit: find_unit.unwrap_or_else(credential::without_units),
             time: Arc::new(time.clone()),
             wall_steps: None,
             workshop: Arc::new(Workshop {
@@ -227,6 +240,11 @@ impl Agent {
     /// Where it listens.
     pub(crate) fn socket(&self) -> &Path {
         &self.path
+    }
+
+    /// Where units ask for credentials.
+    pub(crate) fn credential_socket(&self) -> PathBuf {
+        self.directory.path().join("credential.sock")
     }
 
     /// All that was logged by the agent's own thread, at TRACE.
