@@ -4,6 +4,7 @@ pub mod ledger;
 
 use std::ops::RangeInclusive;
 
+pub(crate) use ledger::charged;
 pub use ledger::{Exceeded, Ledger, Mention, Totals};
 
 /// What any number of `[limits]` may be. 0 would serve nobody; the upper end is far above the descriptors that a

@@ -73,6 +73,7 @@ fn snapshot(version: u64, now: Now, allow: &str, reader: &Reader, rotator: &Hand
         own_uid: 7,
         admin: vec![],
         directory: Arc::new(Directory::default()),
+        unit_slices: vec![],
     };
     let rules = Rules::Allow(vec![Selector::parse(allow).unwrap()]);
     let profile = Profile {
