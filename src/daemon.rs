@@ -37,6 +37,7 @@ use crate::{
     store::{Identity, Reader},
     timer::{Time, WallSteps},
     token::ProfileName,
+    units::Units,
 };
 use control::{Asked, Control};
 use load::Prepared;
@@ -59,6 +60,8 @@ pub struct Parts {
     pub log: Option<Arc<Log>>,
     /// Where the figures go.
     pub metrics: Arc<Metrics>,
+    /// Which services callers are in.
+    pub units: Arc<Units>,
     /// Who it runs as.
     pub own_uid: u32,
     /// What this host does not give, in words.
@@ -120,6 +123,7 @@ pub struct Daemon {
     log: Option<Arc<Log>>,
     metrics: Arc<Metrics>,
     audit: Arc<Audit>,
+    units: Arc<Units>,
     own_uid: u32,
     tasks: Tasks<Ended>,
     config: Config,
@@ -150,7 +154,8 @@ fn without_tokens(config: &Config) -> Config {
 impl Daemon {
     /// Reads the config, makes every profile and spawns every task: when this returns, the agent answers.
     pub async fn start(parts: Parts) -> Result<Self, Fatal> {
-        let Parts { read, listener, time, wall_steps, workshop, log, metrics, own_uid, degraded } = parts;
+        let Parts { read, listener, time, wall_steps, workshop, log, metrics, units, own_uid, degraded } =
+            parts;
         let started = time.now();
         let prepared =
             load::prepare(&read, &workshop, own_uid, BTreeMap::new(), None).await.map_err(Fatal::Config)?;
@@ -167,7 +172,9 @@ impl Daemon {
         let denied = Arc::new(Notify::new());
         let audit = Arc::new(Audit::new(time.clone()));
         let pages = Arc::clone(&workshop);
-        let degraded = move || degraded.iter().cloned().chain(pages.degraded()).collect();
+        let asked_units = Arc::clone(&units);
+        let degraded =
+            move || degraded.iter().cloned().chain(pages.degraded()).chain(asked_units.trouble()).collect();
         let (look_ups, look_ups_seen) = watch::channel(0);
         let control =
             Control::new(asked_sender, look_ups_seen, time.clone(), Arc::clone(&denied), Box::new(degraded));
@@ -179,14 +186,16 @@ impl Daemon {
             audit: Arc::clone(&audit),
             metrics: Arc::clone(&metrics),
             book: Arc::clone(&book),
+            units: Arc::clone(&units),
             control: Arc::new(control),
             started,
         });
+        let capture = units.capture();
         let server = server::Server {
             service: service::routes(&agent).map_err(|_| Fatal::Lost("reflection service"))?,
             book: Arc::clone(&book),
             clock: time.clone(),
-            observe: Arc::new(peer::observe),
+            observe: Arc::new(move |socket| Ok((peer::observe(socket)?, capture.origin(socket)))),
             faults: Agent::faults(),
             metrics: Arc::clone(&metrics),
             patience: server::Patience::default(),
@@ -198,6 +207,7 @@ impl Daemon {
             log,
             metrics,
             audit,
+            units,
             own_uid,
             tasks: Tasks::new(),
             config: without_tokens(config),

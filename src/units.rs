@@ -27,11 +27,17 @@ use std::{
 use nix::errno::Errno;
 
 pub use self::origin::{Capture, Origin};
-use self::{bus::Bus, cgroup::Tree, quota::{Quota, Turn}};
+use self::{
+    bus::Bus,
+    cgroup::Tree,
+    quota::{Quota, Turn},
+};
 use crate::{access::Placement, clock::Clock, metrics::Metrics};
 
 #[cfg(all(feature = "force-unit-lookup", not(debug_assertions)))]
-compile_error!("force-unit-lookup is for tests: what is released finds out by itself which way this host has");
+compile_error!(
+    "force-unit-lookup is for tests: what is released finds out by itself which way this host has"
+);
 
 /// The word of this in the gauge of what the agent does without.
 const DEGRADED: &str = "unit-lookup";
@@ -144,7 +150,11 @@ impl Units {
 
     /// Units of a part of the host's tree of cgroups, whose root `root` is taken for the service manager's: for tests.
     /// The error says why that cannot be.
-    pub fn below(root: &Path, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Result<Arc<Self>, &'static str> {
+    pub fn below(
+        root: &Path,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Arc<Self>, &'static str> {
         if Capture::probe() != Capture::Cgroup {
             return Err("this kernel does not tell a process's cgroup");
         }
@@ -250,7 +260,10 @@ impl Units {
                 let text = trouble.to_string();
                 if told.trouble.is_none() {
                     self.metrics.degrade(DEGRADED);
-                    tracing::warn!(reason = text, "the units of callers cannot be found out, so no rule by unit admits");
+                    tracing::warn!(
+                        reason = text,
+                        "the units of callers cannot be found out, so no rule by unit admits"
+                    );
                 }
                 told.trouble = Some(text);
             }

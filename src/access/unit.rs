@@ -220,8 +220,12 @@ mod tests {
         for (inner, outer, expected) in cases {
             assert_eq!(slice(inner).is_within(&slice(outer)), *expected, "{inner} in {outer}");
         }
-        assert!(slice("a.slice").is_child_of(None) && slice("a-b.slice").is_child_of(Some(&slice("a.slice"))));
-        for (child, parent) in [("a-b.slice", None), ("a-b-c.slice", Some("a.slice")), ("ab.slice", Some("a.slice"))] {
+        assert!(
+            slice("a.slice").is_child_of(None) && slice("a-b.slice").is_child_of(Some(&slice("a.slice")))
+        );
+        for (child, parent) in
+            [("a-b.slice", None), ("a-b-c.slice", Some("a.slice")), ("ab.slice", Some("a.slice"))]
+        {
             assert!(!slice(child).is_child_of(parent.map(slice).as_ref()), "{child}");
         }
         assert_eq!(slice("system-x\\x2dy.slice").to_string(), "system-x\\x2dy.slice");

@@ -163,8 +163,12 @@ fn slices(items: &[Item<'_, &str>], report: &mut Report) -> Vec<SliceName> {
             Ok(slice) => slices.push(slice),
             Err(fault) => {
                 let right = match fault {
-                    SliceFault::NotASlice => "write a name as `systemctl -t slice` prints it, such as system.slice",
-                    SliceFault::Root | SliceFault::Users => "name system.slice, or another slice of the system's own",
+                    SliceFault::NotASlice => {
+                        "write a name as `systemctl -t slice` prints it, such as system.slice"
+                    }
+                    SliceFault::Root | SliceFault::Users => {
+                        "name system.slice, or another slice of the system's own"
+                    }
                 };
                 report.fault(&item.spot, fault.to_string(), right);
             }

@@ -95,7 +95,8 @@ impl Draft {
         let asks = self.selectors().iter().filter(|written| written.value.names_a_unit());
         let problem = |written: &Written<Selector>| {
             let wrong = format!("asks for a unit, and {why}, so it matches nobody");
-            written.problem(wrong, "run the agent where systemd runs its callers, or admit by user: or group:")
+            written
+                .problem(wrong, "run the agent where systemd runs its callers, or admit by user: or group:")
         };
         asks.map(problem).collect::<Vec<_>>().into_iter().for_each(|warning| self.warn(warning));
     }

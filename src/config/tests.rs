@@ -450,7 +450,10 @@ fn each_fault_of_the_agents_tables_is_told_with_its_line_and_its_key() {
         ("agent.ready = \"C\"", "agent.ready: is none of the words that it can be; "),
         ("agent.unit_slices = []", "agent.unit_slices: is empty, so no caller would have a unit; "),
         ("agent.unit_slices = \"system.slice\"", "agent.unit_slices: is a string; "),
-        ("agent.unit_slices = [\"system.slice\", \"C\"]", "agent.unit_slices[1]: is not the name of a slice; "),
+        (
+            "agent.unit_slices = [\"system.slice\", \"C\"]",
+            "agent.unit_slices[1]: is not the name of a slice; ",
+        ),
         ("agent.unit_slices = [\"-.slice\"]", "agent.unit_slices[0]: is the root slice, "),
         ("agent.unit_slices = [\"user.slice\"]", "agent.unit_slices[0]: is a slice of the users, "),
         ("agent.unit_slices = [\"user-1000.slice\"]", "agent.unit_slices[0]: is a slice of the users, "),
@@ -826,7 +829,8 @@ fn a_profile_that_root_by_rule_serves_to_nobody_is_a_warning() {
 #[test]
 fn units_are_asked_for_in_the_slices_that_are_named() {
     let text = partner("allow = [\"uid:5 & unit:loans@.service\"]");
-    let names = |config: &Config| config.agent.unit_slices.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let names =
+        |config: &Config| config.agent.unit_slices.iter().map(ToString::to_string).collect::<Vec<_>>();
     let config = accepted(&text);
     assert_eq!(names(&config), ["system.slice"]);
     assert!(config.access_rules(0, Directory::default()).names_units());
@@ -840,7 +844,10 @@ fn units_are_asked_for_in_the_slices_that_are_named() {
     let mut without = draft(&[main_file(&text)]);
     without.without_units("this host has no systemd");
     let warning = without.finish().unwrap().warnings.remove(0).to_string();
-    assert!(warning.starts_with("config.toml:6: tokens.p.allow[0]: asks for a unit, and this host has no systemd,"));
+    assert!(
+        warning
+            .starts_with("config.toml:6: tokens.p.allow[0]: asks for a unit, and this host has no systemd,")
+    );
     let mut other = draft(&[main_file(&partner("allow = [\"uid:5\"]"))]);
     other.without_units("this host has no systemd");
     assert_eq!(other.finish().unwrap().warnings, []);

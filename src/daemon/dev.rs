@@ -40,6 +40,7 @@ use crate::{
     store::{Identity, Reader},
     timer::KernelTime,
     token::Generation,
+    units::Units,
 };
 use command::Ending;
 
@@ -143,6 +144,7 @@ async fn serve(
             blocking: super::profile::Blocking::default(),
         }),
         log: None,
+        units: Units::of_this_host(time.clone(), Arc::clone(&metrics)),
         metrics,
         own_uid: geteuid().as_raw(),
         degraded: Vec::new(),

@@ -133,7 +133,9 @@ impl Bus {
         if may_by_pidfd {
             match link.by_pidfd(pidfd).await {
                 // Before 254 there is no such method: root hears so, and all others that the bus's policy knows none.
-                Err(fault) if fault.is_one_of(&["UnknownMethod", "AccessDenied"]) && self.forced.is_none() => {
+                Err(fault)
+                    if fault.is_one_of(&["UnknownMethod", "AccessDenied"]) && self.forced.is_none() =>
+                {
                     link.by_id.store(true, Ordering::Relaxed);
                 }
                 answer => {

@@ -298,8 +298,7 @@ fn is_gone(errno: Errno) -> bool {
     matches!(errno, Errno::ENOENT | Errno::ENOTDIR | Errno::ENODEV)
 }
 
-const LOOK: OFlag =
-    OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+const LOOK: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 #[cfg(test)]
 mod tests {
@@ -414,8 +413,7 @@ mod tests {
     async fn a_tree_that_is_too_large_says_so_and_one_service_s_mass_hides_no_other() {
         let bounds = Bounds { below_one_service: 3, ..BOUNDS };
         let place = Place::with(bounds);
-        let many: Vec<u64> =
-            (0..5).map(|n| place.make(&format!("/system.slice/a.service/{n}"))).collect();
+        let many: Vec<u64> = (0..5).map(|n| place.make(&format!("/system.slice/a.service/{n}"))).collect();
         let other = place.make("/system.slice/b.service/sub");
         assert_eq!(place.find(other).await, at("/system.slice/b.service/sub"));
         let mut told = Vec::new();

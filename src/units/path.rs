@@ -94,10 +94,7 @@ mod tests {
             (
                 "an escaped instance",
                 "/system.slice/system-systemd\\x2dfsck.slice/systemd-fsck@dev-disk-by\\x2duuid-1.service",
-                Some((
-                    "systemd-fsck@dev-disk-by\\x2duuid-1.service",
-                    "system-systemd\\x2dfsck.slice",
-                )),
+                Some(("systemd-fsck@dev-disk-by\\x2duuid-1.service", "system-systemd\\x2dfsck.slice")),
             ),
             (
                 "a name that the kernel would take for its own",
@@ -109,7 +106,11 @@ mod tests {
                 "/system.slice/__cpu.service",
                 Some(("_cpu.service", "system.slice")),
             ),
-            ("a user's own manager", "/user.slice/user-1000.slice/user@1000.service/app.slice/bloom.service", None),
+            (
+                "a user's own manager",
+                "/user.slice/user-1000.slice/user@1000.service/app.slice/bloom.service",
+                None,
+            ),
             ("the user's manager itself", "/user.slice/user-1000.slice/user@1000.service/init.scope", None),
             ("the user's manager as a service", "/user.slice/user-1000.slice/user@1000.service", None),
             ("an escaped slice of the users", "/_user.slice/loans.service", None),

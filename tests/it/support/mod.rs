@@ -28,6 +28,7 @@ use bloom_agent::{
     source::ReadSecret,
     store::{Attempts, Identity, Phase, Reader},
     timer::ManualTime,
+    units::Units,
 };
 use nix::unistd::geteuid;
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
@@ -59,6 +60,8 @@ pub(crate) struct Setting {
     pub(crate) issuer: Options,
     /// The clock that lives are counted on, made from the one that the story moves.
     pub(crate) clock: Box<dyn FnOnce(ManualTime) -> Arc<dyn Clock> + Send>,
+    /// Where callers' units are looked up.
+    pub(crate) units: fn(Arc<dyn Clock>, Arc<Metrics>) -> Arc<Units>,
     /// In the place of all secret files.
     pub(crate) secret: Option<Arc<dyn ReadSecret>>,
     /// Done to the issuer before the agent asks it for the first time.
@@ -75,6 +78,7 @@ impl Default for Setting {
             tokens: profile(BLOOM, ""),
             issuer,
             clock: Box::new(|time| Arc::new(time)),
+            units: Units::of_this_host,
             secret: None,
             before: |_| (),
         }
@@ -116,7 +120,7 @@ impl Agent {
     }
 
     pub(crate) async fn start_with(setting: Setting) -> Self {
-        let Setting { limits, tokens, issuer, clock, secret, before } = setting;
+        let Setting { limits, tokens, issuer, clock, units, secret, before } = setting;
         // In /tmp and open to all, so that another uid can reach the socket: what is tested is the wall behind it.
         let directory = tempfile::Builder::new()
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
@@ -178,12 +182,13 @@ impl Agent {
                 credentials: None,
                 secret,
                 pages: LockedPages::default(),
-                clock: clock(time),
+                clock: clock(time.clone()),
                 metrics: Arc::clone(&metrics),
                 floor: FLOOR,
                 blocking: bloom_agent::daemon::profile::Blocking::default(),
             }),
             log: None,
+            units: units(Arc::new(time.clone()), Arc::clone(&metrics)),
             metrics,
             own_uid: geteuid().as_raw(),
             degraded: Vec::new(),
