@@ -13,10 +13,7 @@
 use std::{
     future::Future,
     io,
-    os::{
-        fd::{AsFd as _, BorrowedFd},
-        unix::net::UnixListener,
-    },
+    os::{fd::AsFd as _, unix::net::UnixListener},
     pin::{Pin, pin},
     sync::Arc,
     time::Duration,
@@ -31,7 +28,7 @@ use tokio::{
 };
 
 use crate::{
-    access::{Consumer, Decision, NotAConsumer, Peer, ROOT_UID, UnitName, Verb},
+    access::{Consumer, Decision, NotAConsumer, Peer, Placement, ROOT_UID, SliceName, UnitName, Verb},
     audit::Told,
     clock::Timestamp,
     server::{Observe, Phase, draining},
@@ -39,6 +36,7 @@ use crate::{
     store::{Left, NoToken},
     timer::{Alarm, Time},
     token::Token,
+    units::{Answer, Origin, Units},
 };
 
 /// How long a unit waits for a token that is not there: well within a unit's TimeoutStartSec= (90 s).
@@ -53,6 +51,9 @@ const READ_WITHIN: Duration = Duration::from_secs(120);
 
 /// In a drain, for all refusals to be read.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// How soon a unit that could not be found out is asked for again.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// How long accepting pauses where it fails. Nobody is turned away meanwhile: to close a connection would start its unit.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -72,16 +73,18 @@ static PADDING: [u8; 64 * 1024] = {
     padding
 };
 
-/// Finds the service of the process of that uid that has connected. What has to be asked of the kernel right after
-/// accept(2) is asked in the call; the rest may take its time. None: it is in no service, or nobody can say.
-pub type FindUnit = Arc<dyn Fn(BorrowedFd<'_>, u32) -> Finding + Send + Sync>;
+/// Finds the service of a process of that uid: [`Units::unit_of`].
+pub type FindUnit = Arc<dyn Fn(u32, Arc<Origin>) -> Finding + Send + Sync>;
 
 /// What [`FindUnit`] returns.
-pub type Finding = Pin<Box<dyn Future<Output = Option<UnitName>> + Send>>;
+pub type Finding = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
-/// For a host where no process is in a unit.
-pub fn without_units() -> FindUnit {
-    Arc::new(|_, _| Box::pin(std::future::ready(None)))
+/// By what the kernel or the manager says.
+pub fn by_units(units: Arc<Units>) -> FindUnit {
+    Arc::new(move |uid, origin| {
+        let units = Arc::clone(&units);
+        Box::pin(async move { units.unit_of(uid, &origin).await })
+    })
 }
 
 /// What it takes to serve the socket.
@@ -92,20 +95,20 @@ pub struct Server {
     pub time: Arc<dyn Time>,
     /// Who is there.
     pub observe: Observe,
-    /// In which unit.
+    /// In which service.
     pub find_unit: FindUnit,
 }
 
 /// Why a unit gets no token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 enum Refused {
-    #[error("the kernel does not say who asks")]
-    Nobody,
     #[error("who asks is not root, so it is no service manager")]
     NotRoot,
     #[error(transparent)]
     Address(#[from] NotAConsumer),
-    #[error("the unit of the process that asks is not known")]
+    #[error("the unit of the process that asks could not be found out")]
+    UnitUnknown,
+    #[error("the process that asks is in no service of the slices that rules look at")]
     NoUnit,
     #[error("the process that asks is not in the unit that its address names")]
     OtherUnit,
@@ -142,7 +145,8 @@ impl Server {
                 () = &mut drained => break,
                 Some(ended) = consumers.join_next() => report(ended),
                 (stream, address) = accept(&listener, &mut is_failing), if consumers.len() < AT_ONCE => {
-                    let who = server.look(&stream);
+                    // Only this moment can tell who has connected.
+                    let who = (server.observe)(stream.as_fd());
                     consumers.spawn(Arc::clone(&server).answer(stream, address, who));
                 }
             }
@@ -164,35 +168,24 @@ impl Server {
         Ok(())
     }
 
-    /// What only the moment after accept(2) can tell.
-    fn look(&self, stream: &UnixStream) -> Option<(Peer, Finding)> {
-        match (self.observe)(stream.as_fd()) {
-            Ok(peer) => {
-                let finding = (self.find_unit)(stream.as_fd(), peer.uid);
-                Some((peer, finding))
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a credential is refused: the kernel does not say who asks");
-                None
-            }
-        }
-    }
-
     /// The task of one connection.
     async fn answer(
         self: Arc<Self>,
         stream: UnixStream,
         address: Option<Box<[u8]>>,
-        who: Option<(Peer, Finding)>,
+        who: io::Result<(Peer, Origin)>,
     ) {
         let decided = match who {
-            Some((peer, finding)) => self.decide(peer, finding, address.as_deref().unwrap_or_default()).await,
-            None => Err(Refused::Nobody),
+            Ok((peer, origin)) => self.decide(peer, origin, address.as_deref().unwrap_or_default()).await,
+            Err(error) => {
+                tracing::warn!(%error, "a credential is refused: the kernel does not say who asks");
+                None
+            }
         };
         let written = match &decided {
             // As it is far smaller than a socket's buffer, it is written whole or not at all.
-            Ok(token) => give(stream, token.access_token.expose_secret().as_bytes()).await,
-            Err(_) => refuse(stream).await,
+            Some(token) => give(stream, token.access_token.expose_secret().as_bytes()).await,
+            None => refuse(stream).await,
         };
         if let Err(error) = written {
             // Whoever asked has gone: the unit's start was given up.
@@ -201,50 +194,69 @@ impl Server {
     }
 
     /// The token for who asks, audited.
-    async fn decide(&self, mut peer: Peer, finding: Finding, address: &[u8]) -> Result<Arc<Token>, Refused> {
+    async fn decide(&self, peer: Peer, origin: Origin, address: &[u8]) -> Option<Arc<Token>> {
         let deadline = self.time.now().boot + PATIENCE;
-        // A bus that hangs must not keep a unit from learning that it is refused.
-        peer.unit = tokio::select! {
-            biased;
-            () = draining(self.agent.phase.clone()) => return Err(Refused::Stopping),
-            found = timeout(PATIENCE, finding) => found.unwrap_or_default(),
-        };
-        let consumer = Consumer::parse(address);
-        let name = consumer.as_ref().map_or("", |consumer| &consumer.credential);
-        let outcome = match claim(&peer, &consumer) {
-            Ok(()) => self.token(&peer, name, deadline).await,
-            Err(refused) => Err(refused),
-        };
-        if let Err(refused) = outcome {
-            if refused.is_denial() {
-                self.agent.note_denial(&peer, Verb::Credential, name);
+        let mut asked = Asked { peer, placement: None, consumer: Consumer::parse(address) };
+        let refused = match self.find(asked.peer.uid, origin).await {
+            Ok(placement) => {
+                asked.placement = placement;
+                match self.token(&mut asked, deadline).await {
+                    Ok(token) => return Some(token),
+                    Err(refused) => refused,
+                }
             }
-            let unit = peer.unit.as_ref().map(UnitName::as_str);
+            Err(refused) => refused,
+        };
+        let name = asked.name();
+        if refused.is_denial() {
+            self.agent.note_denial_of(&asked.peer, Verb::Credential, name);
+        }
+        // Who is not root cannot fill the log: its denials are counted.
+        if asked.peer.uid == ROOT_UID {
+            let unit = asked.peer.unit.as_ref().map(UnitName::as_str);
             let config = Arc::clone(&self.agent.config.borrow());
             // Names of profiles only: a name that somebody made up is in no log.
             let profile = config.profiles.get(name).map(|profile| profile.name.as_str());
-            // Who is not root cannot fill the log: its denials are counted.
-            if peer.uid == ROOT_UID {
-                tracing::warn!(unit, profile, pid = peer.pid, "a credential is refused: {refused}");
-            }
+            tracing::warn!(unit, profile, pid = asked.peer.pid, "a credential is refused: {refused}");
         }
-        outcome
+        None
     }
 
-    /// The token of the profile called `name`, for a peer that is what it says; waits for it until `deadline`.
-    async fn token(&self, peer: &Peer, name: &str, deadline: Timestamp) -> Result<Arc<Token>, Refused> {
+    /// Where the process belongs. At an early boot the bus may not be there yet, and many units may ask in one second.
+    async fn find(&self, uid: u32, origin: Origin) -> Result<Option<Placement>, Refused> {
+        let origin = Arc::new(origin);
+        let known = async {
+            loop {
+                match (self.find_unit)(uid, Arc::clone(&origin)).await {
+                    Answer::In(placement) => break Ok(Some(placement)),
+                    Answer::None => break Ok(None),
+                    Answer::Unknown => sleep(ASK_AGAIN).await,
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = draining(self.agent.phase.clone()) => Err(Refused::Stopping),
+            known = timeout(PATIENCE, known) => known.unwrap_or(Err(Refused::UnitUnknown)),
+        }
+    }
+
+    /// The token, if the rules let the unit have it; waits for it until `deadline`.
+    async fn token(&self, asked: &mut Asked, deadline: Timestamp) -> Result<Arc<Token>, Refused> {
         let mut config = self.agent.config.clone();
         let mut alarm: Option<Box<dyn Alarm>> = None;
         loop {
             let snapshot = Arc::clone(&config.borrow_and_update());
+            asked.place(snapshot.access.unit_slices());
+            asked.is_what_it_says()?;
+            let (peer, name) = (&asked.peer, asked.name());
             let Decision::Allow(rule) = snapshot.access.decide(name, peer, Verb::Credential) else {
                 return Err(Refused::Forbidden);
             };
             let profile = snapshot.profiles.get(name).ok_or(Refused::Forbidden)?;
             if let Some(token) = profile.reader.current(profile.identity, self.time.now().boot) {
-                let told = Told::default();
-                let (audit, rule) = (&self.agent.audit, rule.as_str());
-                audit.granted(&told, peer, Verb::Credential, &profile.name, token.generation, rule);
+                let (told, rule, generation) = (Told::default(), rule.as_str(), token.generation);
+                self.agent.audit.granted(&told, peer, Verb::Credential, &profile.name, generation, rule);
                 return Ok(token);
             }
             let alarm = match &mut alarm {
@@ -259,8 +271,7 @@ impl Server {
                 }
             };
             let waited = async {
-                let waited = profile.reader.wait(profile.identity, &*self.time, deadline).await;
-                match waited {
+                match profile.reader.wait(profile.identity, &*self.time, deadline).await {
                     // The rotator is gone: a version of the config that says why is on its way.
                     Err(NoToken::Left(Left::Closed(_))) => std::future::pending().await,
                     // One attempt has failed, and another is due in time.
@@ -282,16 +293,37 @@ impl Server {
     }
 }
 
-/// Whether the peer is what its address says.
-fn claim(peer: &Peer, consumer: &Result<Consumer, NotAConsumer>) -> Result<(), Refused> {
-    if peer.uid != ROOT_UID {
-        return Err(Refused::NotRoot);
+/// Who asks, and for what.
+struct Asked {
+    /// With its unit, once it is placed.
+    peer: Peer,
+    placement: Option<Placement>,
+    consumer: Result<Consumer, NotAConsumer>,
+}
+
+impl Asked {
+    /// The credential's name; empty, as no profile's, where none is asked for.
+    fn name(&self) -> &str {
+        self.consumer.as_ref().map_or("", |consumer| &consumer.credential)
     }
-    let consumer = consumer.as_ref().map_err(|fault| *fault)?;
-    match &peer.unit {
-        None => Err(Refused::NoUnit),
-        Some(unit) if *unit == consumer.unit => Ok(()),
-        Some(_) => Err(Refused::OtherUnit),
+
+    /// Gives the peer its unit, if that lies where units count.
+    fn place(&mut self, slices: &[SliceName]) {
+        let within = self.placement.as_ref().and_then(|placement| placement.unit_within(slices));
+        self.peer.unit = within.cloned();
+    }
+
+    /// Whether the address is a manager's and names the unit that the peer is in.
+    fn is_what_it_says(&self) -> Result<(), Refused> {
+        if self.peer.uid != ROOT_UID {
+            return Err(Refused::NotRoot);
+        }
+        let consumer = self.consumer.as_ref().map_err(|fault| *fault)?;
+        match &self.peer.unit {
+            None => Err(Refused::NoUnit),
+            Some(unit) if *unit == consumer.unit => Ok(()),
+            Some(_) => Err(Refused::OtherUnit),
+        }
     }
 }
 
@@ -344,26 +376,36 @@ mod tests {
 
     use super::*;
 
-    fn peer(uid: u32, unit: Option<&str>) -> Peer {
-        let unit = unit.map(|unit| UnitName::parse(unit).unwrap());
-        Peer { uid, gid: 0, groups: vec![], pid: 7, unit }
+    fn asked(uid: u32, placement: Option<(&str, &str)>, address: &[u8]) -> Asked {
+        let placement = placement.map(|(unit, slice)| Placement {
+            unit: UnitName::parse(unit).unwrap(),
+            slice: SliceName::parse(slice).unwrap(),
+        });
+        let peer = Peer { uid, gid: 0, groups: vec![], pid: 7, unit: None };
+        Asked { peer, placement, consumer: Consumer::parse(address) }
     }
 
     #[test]
     fn an_address_is_believed_when_the_cgroup_says_the_same() {
         let ours = b"1/unit/loans.service/bloom".as_slice();
+        let system = |unit| Some((unit, "system.slice"));
         let cases = [
-            (peer(0, Some("loans.service")), ours, Ok(())),
-            (peer(0, Some("other.service")), ours, Err(Refused::OtherUnit)),
-            (peer(0, Some("loans@a.service")), ours, Err(Refused::OtherUnit)),
-            (peer(0, None), ours, Err(Refused::NoUnit)),
-            (peer(1, Some("loans.service")), ours, Err(Refused::NotRoot)),
-            (peer(65_534, Some("loans.service")), ours, Err(Refused::NotRoot)),
-            (peer(0, Some("loans.service")), b"", Err(Refused::Address(NotAConsumer))),
-            (peer(0, Some("loans.service")), b"loans.service", Err(Refused::Address(NotAConsumer))),
+            (asked(0, system("loans.service"), ours), Ok(())),
+            (asked(0, Some(("loans.service", "system-loans.slice")), ours), Ok(())),
+            (asked(0, Some(("loans.service", "apps.slice")), ours), Err(Refused::NoUnit)),
+            (asked(0, Some(("loans.service", "user.slice")), ours), Err(Refused::NoUnit)),
+            (asked(0, system("other.service"), ours), Err(Refused::OtherUnit)),
+            (asked(0, system("loans@a.service"), ours), Err(Refused::OtherUnit)),
+            (asked(0, None, ours), Err(Refused::NoUnit)),
+            (asked(1, system("loans.service"), ours), Err(Refused::NotRoot)),
+            (asked(65_534, system("loans.service"), ours), Err(Refused::NotRoot)),
+            (asked(0, system("loans.service"), b""), Err(Refused::Address(NotAConsumer))),
+            (asked(0, system("loans.service"), b"loans.service"), Err(Refused::Address(NotAConsumer))),
         ];
-        for (peer, address, expected) in cases {
-            assert_eq!(claim(&peer, &Consumer::parse(address)), expected, "{peer:?} {address:?}");
+        let slices = [SliceName::parse("system.slice").unwrap()];
+        for (number, (mut asked, expected)) in cases.into_iter().enumerate() {
+            asked.place(&slices);
+            assert_eq!(asked.is_what_it_says(), expected, "case {number}");
         }
     }
 

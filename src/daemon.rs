@@ -37,6 +37,7 @@ use crate::{
     store::{Identity, Reader},
     timer::{Time, WallSteps},
     token::ProfileName,
+    units::Units,
 };
 use control::{Asked, Control};
 use load::Prepared;
@@ -51,8 +52,8 @@ pub struct Parts {
     pub listener: UnixListener,
     /// The socket for units that ask for a token as a credential, listening; where there is a manager that made one.
     pub credential: Option<UnixListener>,
-    /// How the unit of a process that has connected is found.
-    pub find_unit: credential::FindUnit,
+    /// How the unit of who asks there is found; without it by `units`.
+    pub find_unit: Option<credential::FindUnit>,
     /// The time.
     pub time: Arc<dyn Time>,
     /// Hears of steps of the wall clock, where the time is the kernel's.
@@ -63,6 +64,8 @@ pub struct Parts {
     pub log: Option<Arc<Log>>,
     /// Where the figures go.
     pub metrics: Arc<Metrics>,
+    /// Which services callers are in.
+    pub units: Arc<Units>,
     /// Who it runs as.
     pub own_uid: u32,
     /// What this host does not give, in words.
@@ -125,6 +128,7 @@ pub struct Daemon {
     log: Option<Arc<Log>>,
     metrics: Arc<Metrics>,
     audit: Arc<Audit>,
+    units: Arc<Units>,
     own_uid: u32,
     tasks: Tasks<Ended>,
     config: Config,
@@ -167,6 +171,7 @@ impl Daemon {
             workshop,
             log,
             metrics,
+            units,
             own_uid,
             degraded,
         } = parts;
@@ -186,7 +191,9 @@ impl Daemon {
         let denied = Arc::new(Notify::new());
         let audit = Arc::new(Audit::new(time.clone()));
         let pages = Arc::clone(&workshop);
-        let degraded = move || degraded.iter().cloned().chain(pages.degraded()).collect();
+        let asked_units = Arc::clone(&units);
+        let degraded =
+            move || degraded.iter().cloned().chain(pages.degraded()).chain(asked_units.trouble()).collect();
         let (look_ups, look_ups_seen) = watch::channel(0);
         let control =
             Control::new(asked_sender, look_ups_seen, time.clone(), Arc::clone(&denied), Box::new(degraded));
@@ -198,14 +205,16 @@ impl Daemon {
             audit: Arc::clone(&audit),
             metrics: Arc::clone(&metrics),
             book: Arc::clone(&book),
+            units: Arc::clone(&units),
             control: Arc::new(control),
             started,
         });
+        let capture = units.capture();
         let server = server::Server {
             service: service::routes(&agent).map_err(|_| Fatal::Lost("reflection service"))?,
             book: Arc::clone(&book),
             clock: time.clone(),
-            observe: Arc::new(peer::observe),
+            observe: Arc::new(move |socket| Ok((peer::observe(socket)?, capture.origin(socket)))),
             faults: Agent::faults(),
             metrics: Arc::clone(&metrics),
             patience: server::Patience::default(),
@@ -217,6 +226,7 @@ impl Daemon {
             log,
             metrics,
             audit,
+            units,
             own_uid,
             tasks: Tasks::new(),
             config: without_tokens(config),
@@ -238,6 +248,7 @@ impl Daemon {
         daemon.commit(prepared).await.map_err(Fatal::Config)?;
         if let Some(listener) = credential {
             let observe = Arc::clone(&server.observe);
+            let find_unit = find_unit.unwrap_or_else(|| credential::by_units(Arc::clone(&daemon.units)));
             let server = credential::Server { agent, time: Arc::clone(&daemon.time), observe, find_unit };
             let phase = phase_seen.clone();
             daemon.serving += 1;

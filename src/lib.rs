@@ -11,7 +11,7 @@
 //! L3 life   daemon (composes, reloads, shuts down) · server (accept loop, limits, drain) · service (gRPC handlers)
 //!           credential (tokens as systemd credentials)
 //!           rotator (the task of one token) · obtain (source → oauth2 → http) · store (Publisher / Reader)
-//! L2 edges  http · source · files · names · peer · timer · locked · hardening · wiping · log · audit · metrics ·
+//! L2 edges  http · source · files · names · peer · units · timer · locked · hardening · wiping · log · audit · metrics ·
 //!           systemd (what the manager hands over and is told) · dev_issuer
 //! L1 rules  oauth2 · refresh · access · limits · config
 //! L0 words  secret · token · failure · clock · pb (generated)
@@ -73,6 +73,7 @@ pub mod store;
 pub mod systemd;
 pub mod timer;
 pub mod token;
+pub mod units;
 pub mod wiping;
 
 /// The README's Rust compiles.

@@ -127,6 +127,7 @@ fn every_key_of_the_agent_has_its_effect() {
         socket_group: Some("g".into()),
         admin: vec![Selector::of_uid(5)],
         root: RootAccess::ByRule,
+        unit_slices: AgentConfig::default().unit_slices,
         proxy: Some(ProxyUrl::parse("http://p:1").unwrap()),
         ca_file: Some("/ca".into()),
     };
@@ -447,8 +448,15 @@ fn each_fault_of_the_agents_tables_is_told_with_its_line_and_its_key() {
         ),
         ("agent.ready = \"tokens\"", "agent.ready: is not supported by this version; "),
         ("agent.ready = \"C\"", "agent.ready: is none of the words that it can be; "),
-        ("agent.unit_slices = [\"system.slice\"]", "agent.unit_slices: is not supported by this version; "),
-        ("agent.unit_slices = []", "agent.unit_slices: is not supported by this version; "),
+        ("agent.unit_slices = []", "agent.unit_slices: is empty, so no caller would have a unit; "),
+        ("agent.unit_slices = \"system.slice\"", "agent.unit_slices: is a string; "),
+        (
+            "agent.unit_slices = [\"system.slice\", \"C\"]",
+            "agent.unit_slices[1]: is not the name of a slice; ",
+        ),
+        ("agent.unit_slices = [\"-.slice\"]", "agent.unit_slices[0]: is the root slice, "),
+        ("agent.unit_slices = [\"user.slice\"]", "agent.unit_slices[0]: is a slice of the users, "),
+        ("agent.unit_slices = [\"user-1000.slice\"]", "agent.unit_slices[0]: is a slice of the users, "),
         ("agent.proxy = \"socks5://C:1\"", "agent.proxy: "),
         ("agent.proxy = \"http://C\"", "agent.proxy: "),
         ("agent.ca_file = \"C\"", "agent.ca_file: is not an absolute path; "),
@@ -818,6 +826,33 @@ fn a_profile_that_root_by_rule_serves_to_nobody_is_a_warning() {
     assert!(warnings(&(text + "allow = [\"uid:5\"]\n"), 0).is_empty());
 }
 
+#[test]
+fn units_are_asked_for_in_the_slices_that_are_named() {
+    let text = partner("allow = [\"uid:5 & unit:loans@.service\"]");
+    let names =
+        |config: &Config| config.agent.unit_slices.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let config = accepted(&text);
+    assert_eq!(names(&config), ["system.slice"]);
+    assert!(config.access_rules(0, Directory::default()).names_units());
+    let slices = "[agent]\nunit_slices = [\"apps.slice\", \"machine-a.slice\"]\n";
+    assert_eq!(names(&accepted(&(text.clone() + slices))), ["apps.slice", "machine-a.slice"]);
+    // Another list is no reason to restart.
+    let mut changed = draft(&[main_file(&(text.clone() + slices))]);
+    changed.judge_restart(&config);
+    assert!(changed.finish().is_ok());
+
+    let mut without = draft(&[main_file(&text)]);
+    without.without_units("this host has no systemd");
+    let warning = without.finish().unwrap().warnings.remove(0).to_string();
+    assert!(
+        warning
+            .starts_with("config.toml:6: tokens.p.allow[0]: asks for a unit, and this host has no systemd,")
+    );
+    let mut other = draft(&[main_file(&partner("allow = [\"uid:5\"]"))]);
+    other.without_units("this host has no systemd");
+    assert_eq!(other.finish().unwrap().warnings, []);
+}
+
 const EXAMPLE: &str = include_str!("../../systemd/config.toml");
 
 /// The example with every key that is commented out put in.
@@ -858,9 +893,7 @@ fn the_example_shows_every_key_that_there_is() {
         profile::SECRET_KEYS,
         profile::REFRESH_KEYS,
     ];
-    // This one is refused in every form, so the example can only speak of it.
-    assert!(EXAMPLE.contains("`unit_slices`"));
-    for key in all.into_iter().flatten().filter(|key| **key != "unit_slices") {
+    for key in all.into_iter().flatten() {
         assert!(shown.contains(key), "the example does not show {key}");
     }
 }

@@ -27,7 +27,6 @@ use crate::{
     access::Selector,
     clock::{Clock as _, SystemClock},
     config::{Draft, Kind, SourceFile},
-    credential,
     dev_issuer::{DevIssuer, Dialect, Options as IssuerOptions},
     hardening::Before,
     locked::LockedPages,
@@ -41,6 +40,7 @@ use crate::{
     store::{Identity, Reader},
     timer::KernelTime,
     token::Generation,
+    units::Units,
 };
 use command::Ending;
 
@@ -133,7 +133,7 @@ async fn serve(
         read: Arc::new(move || config.clone()),
         listener: bound.listener,
         credential: None,
-        find_unit: credential::without_units(),
+        find_unit: None,
         time: time.clone(),
         wall_steps: Some(wall_steps),
         workshop: Arc::new(Workshop {
@@ -146,6 +146,7 @@ async fn serve(
             blocking: super::profile::Blocking::default(),
         }),
         log: None,
+        units: Units::of_this_host(time.clone(), Arc::clone(&metrics)),
         metrics,
         own_uid: geteuid().as_raw(),
         degraded: Vec::new(),

@@ -18,6 +18,7 @@ const LAYERS: [(u8, &[&str]); 5] = [
             "files",
             "names",
             "peer",
+            "units",
             "timer",
             "locked",
             "hardening",

@@ -14,10 +14,11 @@ use std::{
 };
 
 use bloom_agent::{
-    access::UnitName,
+    access::{Placement, SliceName, UnitName},
     credential::FindUnit,
     daemon::Signal,
     dev_issuer::{Control, Fault},
+    units::Answer,
 };
 use http::StatusCode;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, socket};
@@ -31,20 +32,25 @@ const LOANS: &str = "loans.service";
 
 /// In which unit every process is: the test says it.
 #[derive(Clone)]
-struct Cgroup(Arc<Mutex<Option<UnitName>>>);
+struct Cgroup(Arc<Mutex<Answer>>);
+
+fn in_system(unit: &str) -> Answer {
+    let slice = SliceName::parse("system.slice").unwrap();
+    UnitName::parse(unit).map_or(Answer::None, |unit| Answer::In(Placement { unit, slice }))
+}
 
 impl Cgroup {
     fn of(unit: &str) -> Self {
-        Self(Arc::new(Mutex::new(UnitName::parse(unit).ok())))
+        Self(Arc::new(Mutex::new(in_system(unit))))
     }
 
     fn set(&self, unit: &str) {
-        *self.0.lock().unwrap() = UnitName::parse(unit).ok();
+        *self.0.lock().unwrap() = in_system(unit);
     }
 
     fn find(&self) -> FindUnit {
-        let unit = Arc::clone(&self.0);
-        Arc::new(move |_, _| Box::pin(std::future::ready(unit.lock().unwrap().clone())))
+        let answer = Arc::clone(&self.0);
+        Arc::new(move |_, _| Box::pin(std::future::ready(answer.lock().unwrap().clone())))
     }
 }
 
@@ -182,7 +188,7 @@ async fn no_start_for_an_address_that_lies_or_says_nothing_or_for_a_process_in_n
     }
     cgroup.set("");
     assert_eq!(ask(&agent, LOANS, BLOOM).await, Found::NoStart);
-    assert!(agent.log().contains("the unit of the process that asks is not known"));
+    assert!(agent.log().contains("the process that asks is in no service of the slices"));
     assert!(!agent.log().contains("decision=granted"), "{}", agent.log());
     agent.stop().await;
 }

@@ -17,7 +17,7 @@ use std::{
 use bloom_agent::{
     clock::{Clock, Timestamp},
     config::{Draft, Kind, SourceFile},
-    credential::{self, FindUnit},
+    credential::FindUnit,
     daemon::{Daemon, Fatal, Parts, Signal, profile::Workshop},
     dev_issuer::{Control, DevIssuer, Dialect, Options},
     locked::LockedPages,
@@ -29,6 +29,7 @@ use bloom_agent::{
     source::ReadSecret,
     store::{Attempts, Identity, Phase, Reader},
     timer::ManualTime,
+    units::Units,
 };
 use nix::unistd::geteuid;
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
@@ -60,6 +61,8 @@ pub(crate) struct Setting {
     pub(crate) issuer: Options,
     /// The clock that lives are counted on, made from the one that the story moves.
     pub(crate) clock: Box<dyn FnOnce(ManualTime) -> Arc<dyn Clock> + Send>,
+    /// Where callers' units are looked up.
+    pub(crate) units: fn(Arc<dyn Clock>, Arc<Metrics>) -> Arc<Units>,
     /// In the place of all secret files.
     pub(crate) secret: Option<Arc<dyn ReadSecret>>,
     /// With it there is a socket for credentials, open to every uid.
@@ -78,6 +81,7 @@ impl Default for Setting {
             tokens: profile(BLOOM, ""),
             issuer,
             clock: Box::new(|time| Arc::new(time)),
+            units: Units::of_this_host,
             secret: None,
             find_unit: None,
             before: |_| (),
@@ -121,7 +125,7 @@ impl Agent {
     }
 
     pub(crate) async fn start_with(setting: Setting) -> Self {
-        let Setting { limits, tokens, issuer, clock, secret, find_unit, before } = setting;
+        let Setting { limits, tokens, issuer, clock, units, secret, find_unit, before } = setting;
         // In /tmp and open to all, so that another uid can reach the socket: what is tested is the wall behind it.
         let directory = tempfile::Builder::new()
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
@@ -184,19 +188,20 @@ impl Agent {
             read: Arc::new(read),
             listener: bound.listener,
             credential,
-            find_unit: find_unit.unwrap_or_else(credential::without_units),
+            find_unit,
             time: Arc::new(time.clone()),
             wall_steps: None,
             workshop: Arc::new(Workshop {
                 credentials: None,
                 secret,
                 pages: LockedPages::default(),
-                clock: clock(time),
+                clock: clock(time.clone()),
                 metrics: Arc::clone(&metrics),
                 floor: FLOOR,
                 blocking: bloom_agent::daemon::profile::Blocking::default(),
             }),
             log: None,
+            units: units(Arc::new(time.clone()), Arc::clone(&metrics)),
             metrics,
             own_uid: geteuid().as_raw(),
             degraded: Vec::new(),
