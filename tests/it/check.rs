@@ -55,7 +55,7 @@ fn every_kind_of_fault_is_told_at_once_and_no_value() {
         ("socket = \"@C4N4RY\"", "agent.socket: "),
         ("socket_mode = \"C4N4RY\"", "agent.socket_mode: "),
         ("root = \"C4N4RY\"", "agent.root: "),
-        ("ready = \"tokens\"", "agent.ready: "),
+        ("ready = \"C4N4RY\"", "agent.ready: "),
         ("unit_slices = [\"C4N4RY.slice\"]", "agent.unit_slices"),
         ("admin = [\"user:root\", \"C4N4RY\"]", "agent.admin[1]: "),
         ("proxy = \"http://C4N4RY:C4N4RY@proxy:3128\"", "agent.proxy: "),
