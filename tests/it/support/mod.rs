@@ -28,6 +28,7 @@ use bloom_agent::{
     server::{self, Place},
     source::ReadSecret,
     store::{Attempts, Identity, Phase, Reader},
+    systemd::Notifier,
     timer::ManualTime,
     units::Units,
 };
@@ -205,6 +206,8 @@ impl Agent {
             metrics,
             own_uid: geteuid().as_raw(),
             degraded: Vec::new(),
+            notifier: Notifier::none(),
+            watchdog: None,
         })
         .await
         .unwrap();
