@@ -127,6 +127,12 @@ impl Clock for SystemClock {
     }
 }
 
+/// `CLOCK_MONOTONIC`, since some moment before the boot: what systemd wants to hear in MONOTONIC_USEC (sd_notify(3)), and
+/// for nothing else, since it stops in suspend.
+pub fn monotonic() -> Duration {
+    read(ClockId::CLOCK_MONOTONIC)
+}
+
 /// Neither clock can fail on a kernel that tokio runs on, and neither is ever negative there (the kernel refuses to
 /// set CLOCK_REALTIME before 1970); zero is the answer that lets no token seem fresh.
 fn read(clock: ClockId) -> Duration {

@@ -12,13 +12,17 @@ pub mod control;
 pub mod dev;
 pub mod load;
 mod lookup;
+mod manager;
 pub mod plan;
 pub mod profile;
 mod reload;
 pub mod run;
+mod status_line;
 pub mod tasks;
 
-use std::{collections::BTreeMap, os::unix::net::UnixListener, sync::Arc};
+use std::{
+    collections::BTreeMap, convert::Infallible, os::unix::net::UnixListener, sync::Arc, time::Duration,
+};
 
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -35,6 +39,7 @@ use crate::{
     server::{self, Phase},
     service::{self, Agent, snapshot::Snapshot},
     store::{Identity, Reader},
+    systemd::{Notifier, State},
     timer::{Time, WallSteps},
     token::ProfileName,
 };
@@ -63,6 +68,10 @@ pub struct Parts {
     pub own_uid: u32,
     /// What this host does not give, in words.
     pub degraded: Vec<String>,
+    /// The way to the service manager.
+    pub notifier: Notifier,
+    /// How long it waits for a sign of life, where it does.
+    pub watchdog: Option<Duration>,
 }
 
 /// Why a daemon cannot start, or go on.
@@ -102,6 +111,7 @@ enum Ended {
     WallSteps(std::io::Error),
     Names(lookup::Asked, Option<Lookup>),
     Prepared(Box<Result<Prepared, Problems>>),
+    Manager(Infallible),
 }
 
 /// One profile's rotator, from the daemon's side.
@@ -138,6 +148,9 @@ pub struct Daemon {
     commits: u64,
     reloads: reload::Queue,
     look_ups: lookup::Queue,
+    notifier: Notifier,
+    /// What the manager hears of reloads.
+    reloaded: watch::Sender<manager::Reloads>,
 }
 
 /// What a config is compared with that is the first.
@@ -150,13 +163,26 @@ fn without_tokens(config: &Config) -> Config {
 impl Daemon {
     /// Reads the config, makes every profile and spawns every task: when this returns, the agent answers.
     pub async fn start(parts: Parts) -> Result<Self, Fatal> {
-        let Parts { read, listener, time, wall_steps, workshop, log, metrics, own_uid, degraded } = parts;
+        let Parts {
+            read,
+            listener,
+            time,
+            wall_steps,
+            workshop,
+            log,
+            metrics,
+            own_uid,
+            degraded,
+            notifier,
+            watchdog,
+        } = parts;
         let started = time.now();
         let prepared =
             load::prepare(&read, &workshop, own_uid, BTreeMap::new(), None).await.map_err(Fatal::Config)?;
         let config = &prepared.config;
 
         let (asked_sender, asked) = mpsc::channel(16);
+        let (accepting, pulse) = mpsc::channel(1);
         let (phase, phase_seen) = watch::channel(Phase::Serving);
         let (snapshot, snapshot_seen) = watch::channel(Arc::new(Snapshot {
             version: 0,
@@ -169,11 +195,16 @@ impl Daemon {
         let pages = Arc::clone(&workshop);
         let degraded = move || degraded.iter().cloned().chain(pages.degraded()).collect();
         let (look_ups, look_ups_seen) = watch::channel(0);
-        let control =
-            Control::new(asked_sender, look_ups_seen, time.clone(), Arc::clone(&denied), Box::new(degraded));
+        let control = Control::new(
+            asked_sender.clone(),
+            look_ups_seen,
+            time.clone(),
+            Arc::clone(&denied),
+            Box::new(degraded),
+        );
         let book = server::Book::new(config.limits);
         let agent = Arc::new(Agent {
-            config: snapshot_seen,
+            config: snapshot_seen.clone(),
             phase: phase_seen.clone(),
             clock: time.clone(),
             audit: Arc::clone(&audit),
@@ -190,7 +221,20 @@ impl Daemon {
             faults: Agent::faults(),
             metrics: Arc::clone(&metrics),
             patience: server::Patience::default(),
+            pulse,
         };
+        let (reloaded, reloads_seen) = watch::channel(manager::Reloads::default());
+        let reporter = notifier.is_there().then(|| manager::Reporter {
+            notifier: notifier.clone(),
+            watchdog,
+            ready: config.agent.ready,
+            config: snapshot_seen,
+            phase: phase_seen.clone(),
+            reloads: reloads_seen,
+            clock: time.clone(),
+            accepting,
+            daemon: asked_sender,
+        });
         let mut daemon = Self {
             read,
             time,
@@ -214,6 +258,8 @@ impl Daemon {
             commits: 0,
             reloads: reload::Queue::default(),
             look_ups: lookup::Queue::new(look_ups),
+            notifier,
+            reloaded,
         };
         daemon.commit(prepared).await.map_err(Fatal::Config)?;
         daemon
@@ -221,6 +267,9 @@ impl Daemon {
             .spawn("accept loop", async move { Ended::Server(server.serve(listener, phase_seen).await) });
         if let Some(steps) = wall_steps {
             daemon.tasks.spawn("wall clock", async move { Ended::WallSteps(steps.run().await) });
+        }
+        if let Some(reporter) = reporter {
+            daemon.tasks.spawn("service manager", async move { Ended::Manager(reporter.run().await) });
         }
         Ok(daemon)
     }
@@ -248,11 +297,17 @@ impl Daemon {
                             break;
                         }
                         tracing::info!("stopping: no new connections; open calls have 5 s");
+                        // A courtesy: a manager that does not read sees us end all the same.
+                        let _unread = self.notifier.tell(&[State::Stopping, State::Status("stopping: open calls have 5 s")]);
                     }
                 },
                 Some(asked) = self.asked.recv() => match asked {
                     Asked::Reload(answer) => self.ask_reload(Some(answer)),
                     Asked::LookNamesUp => self.look_names_up(),
+                    Asked::Pulse(beat) => {
+                        // Who asked has stopped waiting: the next one is told.
+                        let _gone = beat.send(());
+                    }
                 },
                 () = denied.notified() => {}
                 () = async {
@@ -276,6 +331,7 @@ impl Daemon {
                         self.metrics.degrade("wall-clock-steps");
                         tracing::warn!(%error, "steps of the wall clock are not noticed any more; refreshes go by the time since boot");
                     }
+                    Some(End::Done(Ended::Manager(never))) => match never {},
                     Some(End::Done(Ended::Names(asked, found))) => self.names_found(asked, found),
                     Some(End::Done(Ended::Prepared(prepared))) => self.prepared(*prepared).await,
                     Some(End::RotatorLost(name)) => self.replace_rotator(&name)?,

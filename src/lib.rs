@@ -10,7 +10,8 @@
 //! L4 faces  client · cli · exit · bin/bloom-agent · bin/bloom-agent-cli
 //! L3 life   daemon (composes, reloads, shuts down) · server (accept loop, limits, drain) · service (gRPC handlers)
 //!           rotator (the task of one token) · obtain (source → oauth2 → http) · store (Publisher / Reader)
-//! L2 edges  http · source · files · names · peer · timer · locked · hardening · wiping · log · audit · metrics · dev_issuer
+//! L2 edges  http · source · files · names · peer · timer · locked · hardening · wiping · log · audit · metrics ·
+//!           systemd (what the manager hands over and is told) · dev_issuer
 //! L1 rules  oauth2 · refresh · access · limits · config
 //! L0 words  secret · token · failure · clock · pb (generated)
 //! ```
@@ -67,6 +68,7 @@ pub mod server;
 pub mod service;
 pub mod source;
 pub mod store;
+pub mod systemd;
 pub mod timer;
 pub mod token;
 pub mod wiping;

@@ -38,6 +38,7 @@ use crate::{
     server,
     source::{ReadSecret, Reading, SourceFault, Stamp},
     store::{Identity, Reader},
+    systemd::Notifier,
     timer::KernelTime,
     token::Generation,
 };
@@ -146,6 +147,8 @@ async fn serve(
         metrics,
         own_uid: geteuid().as_raw(),
         degraded: Vec::new(),
+        notifier: Notifier::none(),
+        watchdog: None,
     });
     let daemon = tokio::select! {
         signal = ending.next() => {

@@ -25,6 +25,7 @@ const LAYERS: [(u8, &[&str]); 5] = [
             "log",
             "audit",
             "metrics",
+            "systemd",
             "dev_issuer",
         ],
     ),
