@@ -28,6 +28,7 @@ use bloom_agent::dev_issuer::{Control, DevIssuer, Dialect, Options, Outage};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, UnixListener},
+    task::JoinSet,
 };
 use tokio_rustls::{
     TlsAcceptor,
@@ -70,28 +71,29 @@ async fn serve(directory: &Path, port: u16) -> Outcome<()> {
     fs::write(directory.join("url"), &url)?;
     ready()?;
     println!("serving {url}");
+    let mut tasks = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 let (stream, _) = accepted?;
                 let (acceptor, issuer) = (acceptor.clone(), issuer.clone());
-                tokio::spawn(async move {
-                    // A client that breaks the handshake off is one of the things that are tested.
-                    if let Ok(stream) = acceptor.accept(stream).await {
-                        issuer.serve_connection(stream).await;
-                    }
+                tasks.spawn(async move {
+                    issuer.serve_connection(acceptor.accept(stream).await?).await;
+                    Ok(())
                 });
             }
             accepted = controls.accept() => {
                 let (mut stream, _) = accepted?;
                 let control = issuer.control();
-                tokio::spawn(async move {
+                tasks.spawn(async move {
                     let mut command = String::new();
                     stream.read_to_string(&mut command).await?;
                     let answer = obey(&control, &command).await;
                     stream.write_all(answer.as_bytes()).await
                 });
             }
+            // One that broke off, its handshake for example, is one of the things that are tested.
+            Some(_ended) = tasks.join_next() => {}
         }
     }
 }

@@ -96,7 +96,8 @@ def outlive(profile, path):
     ours, theirs = socket.socketpair()
     maker = os.fork()
     if maker == 0:
-        socket.send_fds(theirs, [b"."], [connect(AGENT).fileno()])
+        agent = connect(AGENT)
+        socket.send_fds(theirs, [b"."], [agent.fileno()])
         os._exit(0)
     descriptor = socket.recv_fds(ours, 1, 1)[1][0]
     os.waitpid(maker, 0)
