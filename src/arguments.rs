@@ -26,12 +26,15 @@ pub enum Command {
     },
     /// Read the config as `run` does, and print every fault
     ///
-    /// Run it as the user that the agent runs as, since files are judged by who reads them:
-    /// `sudo -u bloom-agent bloom-agent check`. Exit status 78 means faults, 69 that --connect failed.
+    /// Files are judged by who reads them: root's check is done as the user bloom-agent, where the host has it. Exit status
+    /// 78 means faults, 69 that --connect failed.
     Check {
         /// The config; *.toml in config.d beside it are read too
         #[arg(long, value_name = "PATH", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
+        /// The user that the agent runs as; root can name any
+        #[arg(long, value_name = "NAME")]
+        user: Option<String>,
         /// Also go the way to the providers (look-up, proxy, TLS, endpoint), without credentials and without a token
         #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
         connect: Option<String>,

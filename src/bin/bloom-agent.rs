@@ -11,7 +11,7 @@ use bloom_agent::{
     arguments::{Arguments, Command},
     daemon::{
         Fatal,
-        check::{CheckFault, Checked, Connect, check},
+        check::{CheckFault, Checked, Connect, act_for, check},
         dev::{self, DevFault},
         profile::Workshop,
         run::{RunFault, run},
@@ -46,9 +46,9 @@ fn main() -> ExitCode {
             let ended = run(&config, hardened.degraded).map(|()| Exit::Done);
             end(ended.map_err(Problem::from).map_err(|problem| problem.told_to(starter)))
         }
-        Command::Check { config, connect } => {
+        Command::Check { config, user, connect } => {
             hardening::forget_trust_variables();
-            end(checked(&config, connect))
+            end(checked(&config, user.as_deref(), connect))
         }
         Command::Dev { lifetime, dialect, command } => {
             let options =
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn checked(config: &std::path::Path, connect: Option<String>) -> Result<Exit, Problem> {
+fn checked(config: &std::path::Path, user: Option<&str>, connect: Option<String>) -> Result<Exit, Problem> {
     let connect = match connect.as_deref() {
         None => Connect::No,
         Some("") => Connect::All,
@@ -70,6 +70,11 @@ fn checked(config: &std::path::Path, connect: Option<String>) -> Result<Exit, Pr
             text: format!("--connect cannot be done\nthe name {fault}\nsee the names by `bloom-agent check`"),
         })?),
     };
+    let acting = act_for(user).map_err(|fault| Problem { exit: Exit::System, text: fault.to_string() })?;
+    if let Some(user) = acting {
+        // Whoever does not read it sees whose files are meant in the faults themselves.
+        let _unread = writeln!(io::stderr(), "note: checked as the user {user}; --user names another");
+    }
     let workshop =
         Arc::new(Workshop::for_check(std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)));
     let done = check(config, &connect, &workshop, &mut io::stdout(), &mut io::stderr())?;
