@@ -146,6 +146,8 @@ async fn serve(
         metrics,
         own_uid: geteuid().as_raw(),
         degraded: Vec::new(),
+        notifier: Notifier::none(),
+        found: keep::Found::default(),
     });
     let daemon = tokio::select! {
         signal = ending.next() => {

@@ -322,6 +322,8 @@ struct World {
 enum Storm {
     Rejecting,
     Greedy,
+    /// Somebody hopes that a restart helps.
+    Restarting,
 }
 
 /// Fails the run with a text.
@@ -647,6 +649,7 @@ impl World {
             return match storm {
                 Storm::Rejecting => self.reject(),
                 Storm::Greedy => self.want(self.length.mul_f64(0.85)),
+                Storm::Restarting => self.restart(),
             };
         }
         self.next = self.now + self.dice.between(SECOND, self.pace * 2);
@@ -671,8 +674,14 @@ impl World {
                 return self.want(self.length.mul_f64(share));
             }
             60..=62 => {
-                let storm = self.dice.pick(&[Storm::Rejecting, Storm::Greedy]);
+                let storm = self.dice.pick(&[Storm::Rejecting, Storm::Greedy, Storm::Restarting]);
                 self.storm = Some((storm, self.now + self.dice.between(MINUTE, HOUR)));
+                if matches!(storm, Storm::Restarting) {
+                    // There is a reason to, and a failing attempt that shows it.
+                    self.weather = Weather::Outage(self.dice.pick(&FAULTS));
+                    self.fair_from = self.now + HOUR;
+                    return self.operator();
+                }
             }
             63..=66 => return self.operator(),
             67..=73 => self.step_wall(),

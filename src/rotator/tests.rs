@@ -61,7 +61,7 @@ impl Call {
     }
 
     fn end(self, result: Result<Obtained, Failure>) {
-        assert!(self.answer.send(Outcome { result, requests: 1 }).is_ok(), "nobody waits for the answer");
+        assert!(self.answer.send(Outcome { result, requests: 1, refused: None }).is_ok(), "nobody waits for the answer");
     }
 }
 
@@ -78,6 +78,10 @@ impl Changes for Source {
             *self.listeners.lock().unwrap() += 1;
             self.change.notified().await;
         })
+    }
+
+    fn changed_since(&self, _mark: Mark) -> Changed<'_> {
+        self.changed()
     }
 }
 
@@ -173,6 +177,7 @@ fn task(identity: Identity, provider: &Arc<Provider>, source: &Arc<Source>, poli
         audience: Some("dev-api".into()),
         obtain: Arc::<Provider>::clone(provider),
         secret_changes: Some(Arc::<Source>::clone(source)),
+        preserve: None,
     }
 }
 
@@ -459,6 +464,10 @@ async fn a_source_that_always_says_it_changed_makes_no_busy_loop() {
     impl Changes for Restless {
         fn changed(&self) -> Changed<'_> {
             Box::pin(std::future::ready(()))
+        }
+
+        fn changed_since(&self, _mark: Mark) -> Changed<'_> {
+            self.changed()
         }
     }
     let mut rig = Rig::new();
