@@ -13,13 +13,17 @@ pub mod dev;
 pub mod keep;
 pub mod load;
 mod lookup;
+mod manager;
 pub mod plan;
 pub mod profile;
 mod reload;
 pub mod run;
+mod status_line;
 pub mod tasks;
 
-use std::{collections::BTreeMap, os::unix::net::UnixListener, sync::Arc};
+use std::{
+    collections::BTreeMap, convert::Infallible, os::unix::net::UnixListener, sync::Arc, time::Duration,
+};
 
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -36,7 +40,7 @@ use crate::{
     server::{self, Phase},
     service::{self, Agent, snapshot::Snapshot},
     store::{Identity, Reader},
-    systemd::Notifier,
+    systemd::{self, Notifier},
     timer::{Time, WallSteps},
     token::ProfileName,
 };
@@ -68,6 +72,8 @@ pub struct Parts {
     pub degraded: Vec<String>,
     /// The way to the service manager.
     pub notifier: Notifier,
+    /// How long it waits for a sign of life, where it does.
+    pub watchdog: Option<Duration>,
     /// What it has kept of the process before this one.
     pub found: keep::Found,
 }
@@ -109,6 +115,7 @@ enum Ended {
     WallSteps(std::io::Error),
     Names(lookup::Asked, Option<Lookup>),
     Prepared(Box<Result<Prepared, Problems>>),
+    Manager(Infallible),
 }
 
 /// One profile's rotator, from the daemon's side.
@@ -146,6 +153,9 @@ pub struct Daemon {
     reloads: reload::Queue,
     keeper: Option<Arc<Keeper>>,
     look_ups: lookup::Queue,
+    notifier: Notifier,
+    /// What the manager hears of reloads.
+    reloaded: watch::Sender<manager::Reloads>,
 }
 
 /// What a config is compared with that is the first.
@@ -158,14 +168,27 @@ fn without_tokens(config: &Config) -> Config {
 impl Daemon {
     /// Reads the config, makes every profile and spawns every task: when this returns, the agent answers.
     pub async fn start(parts: Parts) -> Result<Self, Fatal> {
-        let Parts { read, listener, time, wall_steps, workshop, log, metrics, own_uid, degraded, notifier, found } =
-            parts;
+        let Parts {
+            read,
+            listener,
+            time,
+            wall_steps,
+            workshop,
+            log,
+            metrics,
+            own_uid,
+            degraded,
+            notifier,
+            watchdog,
+            found,
+        } = parts;
         let started = time.now();
         let prepared =
             load::prepare(&read, &workshop, own_uid, BTreeMap::new(), None).await.map_err(Fatal::Config)?;
         let config = &prepared.config;
 
         let (asked_sender, asked) = mpsc::channel(16);
+        let (accepting, pulse) = mpsc::channel(1);
         let (phase, phase_seen) = watch::channel(Phase::Serving);
         let (snapshot, snapshot_seen) = watch::channel(Arc::new(Snapshot {
             version: 0,
@@ -182,11 +205,16 @@ impl Daemon {
             degraded.iter().cloned().chain(pages.degraded()).chain(kept).collect()
         };
         let (look_ups, look_ups_seen) = watch::channel(0);
-        let control =
-            Control::new(asked_sender, look_ups_seen, time.clone(), Arc::clone(&denied), Box::new(degraded));
+        let control = Control::new(
+            asked_sender.clone(),
+            look_ups_seen,
+            time.clone(),
+            Arc::clone(&denied),
+            Box::new(degraded),
+        );
         let book = server::Book::new(config.limits);
         let agent = Arc::new(Agent {
-            config: snapshot_seen,
+            config: snapshot_seen.clone(),
             phase: phase_seen.clone(),
             clock: time.clone(),
             audit: Arc::clone(&audit),
@@ -203,7 +231,20 @@ impl Daemon {
             faults: Agent::faults(),
             metrics: Arc::clone(&metrics),
             patience: server::Patience::default(),
+            pulse,
         };
+        let (reloaded, reloads_seen) = watch::channel(manager::Reloads::default());
+        let reporter = notifier.is_there().then(|| manager::Reporter {
+            notifier: notifier.clone(),
+            watchdog,
+            ready: config.agent.ready,
+            config: snapshot_seen,
+            phase: phase_seen.clone(),
+            reloads: reloads_seen,
+            clock: time.clone(),
+            accepting,
+            daemon: asked_sender,
+        });
         let mut daemon = Self {
             read,
             time,
@@ -228,6 +269,8 @@ impl Daemon {
             reloads: reload::Queue::default(),
             keeper,
             look_ups: lookup::Queue::new(look_ups),
+            notifier,
+            reloaded,
         };
         daemon.commit(prepared).await.map_err(Fatal::Config)?;
         daemon.keep()?;
@@ -236,6 +279,9 @@ impl Daemon {
             .spawn("accept loop", async move { Ended::Server(server.serve(listener, phase_seen).await) });
         if let Some(steps) = wall_steps {
             daemon.tasks.spawn("wall clock", async move { Ended::WallSteps(steps.run().await) });
+        }
+        if let Some(reporter) = reporter {
+            daemon.tasks.spawn("service manager", async move { Ended::Manager(reporter.run().await) });
         }
         Ok(daemon)
     }
@@ -263,11 +309,17 @@ impl Daemon {
                             break;
                         }
                         tracing::info!("stopping: no new connections; open calls have 5 s");
+                        // A courtesy: a manager that does not read sees us end all the same.
+                        let _unread = self.notifier.tell(&[systemd::State::Stopping, systemd::State::Status("stopping: open calls have 5 s")]);
                     }
                 },
                 Some(asked) = self.asked.recv() => match asked {
                     Asked::Reload(answer) => self.ask_reload(Some(answer)),
                     Asked::LookNamesUp => self.look_names_up(),
+                    Asked::Pulse(beat) => {
+                        // Who asked has stopped waiting: the next one is told.
+                        let _gone = beat.send(());
+                    }
                 },
                 () = denied.notified() => {}
                 () = async {
@@ -291,6 +343,7 @@ impl Daemon {
                         self.metrics.degrade("wall-clock-steps");
                         tracing::warn!(%error, "steps of the wall clock are not noticed any more; refreshes go by the time since boot");
                     }
+                    Some(End::Done(Ended::Manager(never))) => match never {},
                     Some(End::Done(Ended::Names(asked, found))) => self.names_found(asked, found),
                     Some(End::Done(Ended::Prepared(prepared))) => self.prepared(*prepared).await,
                     Some(End::RotatorLost(name)) => self.replace_rotator(&name)?,

@@ -195,6 +195,9 @@ impl Rotator {
                     self.reconfigure(*task);
                     let _gone = done.send(());
                 }
+                Some(Event::Command(Command::Pulse(beat))) => {
+                    let _gone = beat.send(());
+                }
                 Some(Event::Command(Command::Stop)) | None => return Ok(()),
             }
         }
@@ -422,6 +425,7 @@ fn late(life: Duration, took: Duration) -> Failure {
         kind: FailureKind::ProviderError,
         schedule: Schedule::Transient,
         retry_after: None,
+        code: None,
         text: text.into(),
     }
 }

@@ -20,7 +20,7 @@ use self::bytes::{Reader, Writer};
 pub use self::digest::{BootId, Digest, Mark, NotABootId, identity};
 use crate::{
     clock::{Now, Timestamp, WallTime},
-    failure::{Failure, FailureKind, Schedule},
+    failure::{Failure, FailureKind, Schedule, known_code},
     refresh::{
         Failing, Held, Standing,
         backoff::{Backoff, RETRY_AFTER_CAP},
@@ -156,6 +156,7 @@ impl Record {
             out.u8(kind_number(failure.kind));
             out.u8(schedule_number(failure.schedule));
             out.optional(failure.retry_after.as_ref(), |out, asked| out.duration(*asked));
+            out.optional(failure.code.as_ref(), |out, code| out.short(code.as_bytes()));
             moment(out, at);
             out.long(text.as_bytes());
         });
@@ -324,13 +325,16 @@ fn read_failure(from: &mut Reader<'_>) -> Result<(Failure, Now), Unusable> {
     };
     let schedule = schedule(from.u8()?)?;
     let retry_after = from.optional(Reader::duration)?;
+    let code = from.optional(|from| {
+        let known = text(from.short()?).and_then(known_code);
+        known.ok_or(Unusable::Value("an error code"))
+    })?;
     let at = read_moment(from)?;
-    let text = from.long()?;
-    let text = text_of_failure(text).ok_or(Unusable::Value("a failure's text"))?;
+    let text = text_of_failure(from.long()?).ok_or(Unusable::Value("a failure's text"))?;
     if retry_after.is_some_and(|asked| asked > RETRY_AFTER_CAP) {
         return Err(Unusable::Value("a Retry-After"));
     }
-    Ok((Failure { kind, schedule, retry_after, text: text.into() }, at))
+    Ok((Failure { kind, schedule, retry_after, code, text: text.into() }, at))
 }
 
 /// It goes to the log and to admins: one line, and no longer than what is written.

@@ -45,7 +45,9 @@ fn main() -> ExitCode {
     match arguments.command {
         Command::Run { config } => {
             hardening::forget_trust_variables();
-            end(run(&config, hardened.degraded).map(|()| Exit::Done).map_err(Problem::from))
+            let starter = Starter::of_this_process();
+            let ended = run(&config, hardened.degraded).map(|()| Exit::Done);
+            end(ended.map_err(Problem::from).map_err(|problem| problem.told_to(starter)))
         }
         Command::Check { config, connect } => {
             hardening::forget_trust_variables();
@@ -157,6 +159,34 @@ struct Problem {
     text: String,
 }
 
+/// Who started the daemon.
+#[derive(Clone, Copy)]
+enum Starter {
+    Systemd,
+    Another,
+}
+
+impl Starter {
+    /// To be asked before the daemon takes the variables.
+    fn of_this_process() -> Self {
+        if std::env::var_os("NOTIFY_SOCKET").is_some() { Self::Systemd } else { Self::Another }
+    }
+}
+
+impl Problem {
+    /// After this exit status systemd does not start the service again (RestartPreventExitStatus=), and the callers who
+    /// wait have the socket's unit fail with it (trigger-limit-hit): mending the config is not enough.
+    fn told_to(mut self, starter: Starter) -> Self {
+        if let (Starter::Systemd, Exit::Config | Exit::Usage) = (starter, self.exit) {
+            self.text.push_str(
+                "\nonce it is mended: systemctl reset-failed bloom-agent.socket bloom-agent.service; \
+                 systemctl start bloom-agent.socket bloom-agent.service",
+            );
+        }
+        self
+    }
+}
+
 impl From<RunFault> for Problem {
     fn from(fault: RunFault) -> Self {
         match fault {
@@ -170,6 +200,7 @@ impl From<RunFault> for Problem {
             }
             RunFault::Daemon(Fatal::Lost(_)) => Self { exit: Exit::Internal, text: fault.to_string() },
             RunFault::Daemon(Fatal::System { .. })
+            | RunFault::Activation(_)
             | RunFault::Bind(_)
             | RunFault::Group { .. }
             | RunFault::System { .. } => Self { exit: Exit::System, text: fault.to_string() },

@@ -116,7 +116,7 @@ fn what_is_not_written_has_its_default() {
 fn every_key_of_the_agent_has_its_effect() {
     let config = accepted(
         r#"
-        agent = { socket = "/s", socket_mode = "600", socket_group = "g", admin = ["uid:5"], root = "by-rule", ready = "listening", proxy = "http://p:1", ca_file = "/ca" }
+        agent = { socket = "/s", socket_mode = "600", socket_group = "g", admin = ["uid:5"], root = "by-rule", ready = "tokens", proxy = "http://p:1", ca_file = "/ca" }
         limits = { connections_total = 1, connections = 1, streams_per_connection = 4, calls = 5, watches = 2, connects_per_second = 1000000 }
         log = { level = "trace", format = "json" }
         "#,
@@ -127,6 +127,7 @@ fn every_key_of_the_agent_has_its_effect() {
         socket_group: Some("g".into()),
         admin: vec![Selector::of_uid(5)],
         root: RootAccess::ByRule,
+        ready: Ready::Tokens,
         proxy: Some(ProxyUrl::parse("http://p:1").unwrap()),
         ca_file: Some("/ca".into()),
     };
@@ -445,7 +446,6 @@ fn each_fault_of_the_agents_tables_is_told_with_its_line_and_its_key() {
             "agent.root = \"never\"",
             "agent.root: is none of the words that it can be; write \"always\" or \"by-rule\"",
         ),
-        ("agent.ready = \"tokens\"", "agent.ready: is not supported by this version; "),
         ("agent.ready = \"C\"", "agent.ready: is none of the words that it can be; "),
         ("agent.unit_slices = [\"system.slice\"]", "agent.unit_slices: is not supported by this version; "),
         ("agent.unit_slices = []", "agent.unit_slices: is not supported by this version; "),

@@ -62,6 +62,7 @@ impl Daemon {
     /// what is written by then.
     pub(super) fn ask_reload(&mut self, answer: Option<Answer>) {
         if self.reloads.ask(answer) == Turn::Now {
+            self.reloaded.send_modify(|reloads| reloads.began += 1);
             self.prepare_reload();
         }
     }
@@ -99,8 +100,15 @@ impl Daemon {
                 }
             }
         }
+        let refused = outcome.as_ref().err().map(|faults| faults.as_slice().len());
         let outcome = outcome.map_err(|faults| ReloadFault::Config(faults.to_string()));
-        if self.reloads.done(&outcome) == Turn::Now {
+        let turn = self.reloads.done(&outcome);
+        self.reloaded.send_modify(|reloads| {
+            reloads.ended += 1;
+            reloads.began += u64::from(turn == Turn::Now);
+            reloads.refused = refused;
+        });
+        if turn == Turn::Now {
             self.prepare_reload();
         }
     }

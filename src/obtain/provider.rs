@@ -211,6 +211,7 @@ fn unreadable(fault: &SourceFault) -> Failure {
             Nature::Passing => Schedule::Transient,
         },
         retry_after: None,
+        code: None,
         text: line(&fault.what, &fault.why, &fault.remedy),
     }
 }

@@ -133,7 +133,13 @@ impl Fault {
             Self::RefusedFor(asked) => (FailureKind::Refused, Refusal, Some(asked)),
             Self::Secret => (FailureKind::SecretUnreadable, Refusal, None),
         };
-        Failure { kind, schedule, retry_after: retry_after.map(Duration::from_secs), text: "scripted".into() }
+        Failure {
+            kind,
+            schedule,
+            retry_after: retry_after.map(Duration::from_secs),
+            code: None,
+            text: "scripted".into(),
+        }
     }
 }
 

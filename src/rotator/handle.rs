@@ -75,6 +75,13 @@ impl Handle {
         let _ended = self.send(Command::Stop).await;
     }
 
+    /// Returns when the rotator has done what was asked before: a sign that it is alive.
+    pub async fn pulse(&self) -> Result<(), Closed> {
+        let (reply, beat) = oneshot::channel();
+        self.send(Command::Pulse(reply)).await?;
+        beat.await.map_err(|_| Closed)
+    }
+
     async fn send(&self, command: Command) -> Result<(), Closed> {
         self.commands.send(command).await.map_err(|_| Closed)
     }
@@ -83,5 +90,6 @@ impl Handle {
 pub(super) enum Command {
     Demand(Demand, oneshot::Sender<Answer>),
     Reconfigure(Box<Task>, oneshot::Sender<()>),
+    Pulse(oneshot::Sender<()>),
     Stop,
 }

@@ -57,7 +57,7 @@ impl Call {
             Schedule::Refusal => FailureKind::Refused,
             Schedule::Transient | Schedule::RateLimited => FailureKind::ProviderError,
         };
-        self.end(Err(Failure { kind, schedule, retry_after: None, text: "scripted".into() }));
+        self.end(Err(Failure { kind, schedule, retry_after: None, code: None, text: "scripted".into() }));
     }
 
     fn end(self, result: Result<Obtained, Failure>) {

@@ -57,6 +57,7 @@ fn full() -> Record {
                 kind: FailureKind::Refused,
                 schedule: Schedule::Refusal,
                 retry_after: Some(Duration::from_secs(600)),
+                code: Some("invalid_client"),
                 text: "the provider says invalid_client".into(),
             },
             ago(5),
@@ -328,13 +329,14 @@ prop_compose! {
         scopes in proptest::collection::vec("[!#-\\[\\]-~]{1,20}", 0..5),
         text in "[ -~]{0,300}", kind in any_kind(), schedule in any_schedule(), at in any_moment(),
         retry_after in option::of(0..=3_600_u64), failed in any::<bool>(),
+        code in option::of(prop::sample::select(&crate::failure::KNOWN_CODES[..])),
         name in Just(name), number in Just(number), identity in Just(identity), settings in Just(settings),
         secret in Just(secret), held in Just(held), generation in Just(generation), granted in Just(granted),
         failing in Just(failing)) -> Record {
         let mark = |(key, tag)| Mark { key, tag };
         let seconds = Duration::from_secs;
         let last = generation.map(Generation::from_u64).max(held.map(|held: Held| held.generation));
-        let failure = Failure { kind, schedule, retry_after: retry_after.map(seconds), text: text.into() };
+        let failure = Failure { kind, schedule, retry_after: retry_after.map(seconds), code, text: text.into() };
         Record {
             name: RecordName { profile: profile(&name), number },
             boot: BOOT,

@@ -140,6 +140,7 @@ async fn a_token_that_rotates_in_the_instant_of_a_reload_is_not_given_by_the_old
             faults: Agent::faults(),
             metrics,
             patience: Patience::default(),
+            pulse: tokio::sync::mpsc::channel(1).1,
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(server.serve(bound.listener, phase_seen));

@@ -27,6 +27,7 @@ use bloom_agent::{
     server::{self, Place},
     source::ReadSecret,
     store::{Attempts, Identity, Phase, Reader},
+    systemd::Notifier,
     timer::ManualTime,
 };
 use nix::unistd::geteuid;
@@ -187,6 +188,9 @@ impl Agent {
             metrics,
             own_uid: geteuid().as_raw(),
             degraded: Vec::new(),
+            notifier,
+            watchdog: None,
+            found,
         })
         .await
         .unwrap();
