@@ -365,8 +365,7 @@ impl Daemon {
     fn keep(&mut self) -> Result<(), Fatal> {
         let Some(keeper) = self.keeper.clone() else { return Ok(()) };
         keeper.settle_in();
-        let alarm =
-            self.time.alarm().map_err(|why| Fatal::System { what: "no timer can be had", why })?;
+        let alarm = self.time.alarm().map_err(|why| Fatal::System { what: "no timer can be had", why })?;
         self.tasks.spawn("keeper of tokens", async move { match keeper.run(alarm).await {} });
         Ok(())
     }

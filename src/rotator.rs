@@ -18,13 +18,13 @@ use std::{future::Future, io, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 
-pub use self::{
-    handle::{Changed, Changes, Handle, Task},
-    preserve::{Preserve, Settings, State},
-};
 use self::{
     handle::Command,
     journal::{Journal, Loudness},
+};
+pub use self::{
+    handle::{Changed, Changes, Handle, Task},
+    preserve::{Preserve, Settings, State},
 };
 use crate::{
     clock::{Now, WallTime},

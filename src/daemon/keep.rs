@@ -226,7 +226,8 @@ impl Keeper {
             (entry.pending, entry.unkept) = (None, None);
         }
         (entry.identity, entry.digest, entry.settings) = (identity, digest, settings);
-        let mut records: Vec<_> = desk.found.extract_if(.., |record| record.name.profile == *profile).collect();
+        let mut records: Vec<_> =
+            desk.found.extract_if(.., |record| record.name.profile == *profile).collect();
         records.sort_by_key(|record| record.name.number);
         entry.last = records.last().map_or(entry.last, |record| record.name.number);
         let mut newest = None;
@@ -340,7 +341,10 @@ impl Keeper {
             lines.push(format!("the tokens of {lost} profiles will not survive a restart: {TooLarge}"));
         }
         if desk.in_vain >= PATIENCE {
-            lines.push(format!("new tokens will not survive a restart: the manager does not take them: {}", desk.why));
+            lines.push(format!(
+                "new tokens will not survive a restart: the manager does not take them: {}",
+                desk.why
+            ));
         }
         lines
     }

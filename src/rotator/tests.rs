@@ -61,7 +61,10 @@ impl Call {
     }
 
     fn end(self, result: Result<Obtained, Failure>) {
-        assert!(self.answer.send(Outcome { result, requests: 1, refused: None }).is_ok(), "nobody waits for the answer");
+        assert!(
+            self.answer.send(Outcome { result, requests: 1, refused: None }).is_ok(),
+            "nobody waits for the answer"
+        );
     }
 }
 
