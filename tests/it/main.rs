@@ -34,5 +34,6 @@ mod shutdown;
 mod support;
 mod swap;
 mod uids;
+mod units;
 mod verbs;
 mod waiting;
