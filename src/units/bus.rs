@@ -294,6 +294,14 @@ mod tests {
         asked: Arc<StdMutex<Vec<String>>>,
     }
 
+    #[derive(Debug, zbus::DBusError)]
+    #[zbus(prefix = "org.freedesktop.systemd1")]
+    enum Said {
+        #[zbus(error)]
+        ZBus(zbus::Error),
+        NoUnitForPID(String),
+    }
+
     struct Greeter(u32);
 
     #[zbus::interface(name = "org.freedesktop.DBus")]
@@ -320,13 +328,13 @@ mod tests {
             }
             let asked = format!("pidfd of {:?}", origin::pid(pidfd.as_fd()));
             self.asked.lock().unwrap().push(asked);
-            Ok((self.object()?, "x.service".to_owned(), vec![0; 16]))
+            Ok((self.object().unwrap(), "x.service".to_owned(), vec![0; 16]))
         }
 
         #[zbus(name = "GetUnitByPID")]
-        fn by_pid(&self, pid: u32) -> fdo::Result<OwnedObjectPath> {
+        fn by_pid(&self, pid: u32) -> Result<OwnedObjectPath, Said> {
             self.asked.lock().unwrap().push(format!("{pid}"));
-            self.object()
+            self.object().ok_or_else(|| Said::NoUnitForPID(String::new()))
         }
 
         #[zbus(property, name = "ControlGroup")]
@@ -336,9 +344,8 @@ mod tests {
     }
 
     impl Manager {
-        fn object(&self) -> fdo::Result<OwnedObjectPath> {
-            let (object, _) = self.unit.ok_or_else(|| fdo::Error::Failed("org.x.NoUnitForPID".to_owned()))?;
-            Ok(ObjectPath::try_from(object).unwrap().into())
+        fn object(&self) -> Option<OwnedObjectPath> {
+            Some(ObjectPath::try_from(self.unit?.0).unwrap().into())
         }
     }
 
@@ -454,6 +461,8 @@ mod tests {
             let host = Host::new(&Manager { unit: Some((object, cgroup)), root, ..manager() }, None);
             assert_eq!(host.ask(&pidfd).await, Ok(expected.map(str::to_owned)), "{object} {cgroup} {root}");
         }
+        let host = Host::new(&Manager { unit: None, is_new: false, ..manager() }, None);
+        assert_eq!(host.ask(&pidfd).await, Ok(None), "it is in no unit");
     }
 
     #[tokio::test]

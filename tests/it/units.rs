@@ -245,10 +245,12 @@ async fn who_has_gone_has_no_unit_and_its_process_id_gives_it_none() {
     stopped.end();
     fs::remove_dir(tree.0.join(LOANS)).unwrap();
     fs::create_dir(tree.0.join(LOANS)).unwrap();
-    // The list has asked for the unit already, so here is another that has not.
-    assert!(!denied(&client).await, "what was found out stays");
+    // The list has asked for the unit already, and what was found out stays; here is another that has not.
+    assert!(!denied(&client).await);
     let mut other = tree.caller(&agent, LOANS, ALICE);
     let client = other.client().await;
+    // The agent's own health asks for nobody's unit.
+    client.check("").await.unwrap();
     other.end();
     fs::remove_dir(tree.0.join(LOANS)).unwrap();
     fs::create_dir(tree.0.join(LOANS)).unwrap();
