@@ -37,5 +37,6 @@ mod stored;
 mod support;
 mod swap;
 mod uids;
+mod units;
 mod verbs;
 mod waiting;

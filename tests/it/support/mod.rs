@@ -63,7 +63,7 @@ pub(crate) struct Setting {
     /// The clock that lives are counted on, made from the one that the story moves.
     pub(crate) clock: Box<dyn FnOnce(ManualTime) -> Arc<dyn Clock> + Send>,
     /// Where callers' units are looked up.
-    pub(crate) units: fn(Arc<dyn Clock>, Arc<Metrics>) -> Arc<Units>,
+    pub(crate) units: Box<dyn FnOnce(Arc<dyn Clock>, Arc<Metrics>) -> Arc<Units> + Send>,
     /// In the place of all secret files.
     pub(crate) secret: Option<Arc<dyn ReadSecret>>,
     /// With it there is a socket for credentials, open to every uid.
@@ -86,7 +86,7 @@ impl Default for Setting {
             tokens: profile(BLOOM, ""),
             issuer,
             clock: Box::new(|time| Arc::new(time)),
-            units: Units::of_this_host,
+            units: Box::new(Units::of_this_host),
             secret: None,
             find_unit: None,
             before: |_| (),
