@@ -11,9 +11,10 @@
 //! L3 life   daemon (composes, reloads, shuts down) · server (accept loop, limits, drain) · service (gRPC handlers)
 //!           credential (tokens as systemd credentials)
 //!           rotator (the task of one token) · obtain (source → oauth2 → http) · store (Publisher / Reader)
-//! L2 edges  http · source · files · names · peer · units · timer · locked · hardening · wiping · log · audit · metrics ·
+//! L2 edges  http · source · files · names · peer · units · timer · locked · sealed · hardening · wiping · log · audit ·
+//!           metrics ·
 //!           systemd (what the manager hands over and is told) · dev_issuer
-//! L1 rules  oauth2 · refresh · access · limits · config
+//! L1 rules  oauth2 · refresh · access · limits · config · stored
 //! L0 words  secret · token · failure · clock · pb (generated)
 //! ```
 //!
@@ -66,11 +67,13 @@ pub mod pb;
 pub mod peer;
 pub mod refresh;
 pub mod rotator;
+pub mod sealed;
 pub mod secret;
 pub mod server;
 pub mod service;
 pub mod source;
 pub mod store;
+pub mod stored;
 pub mod systemd;
 pub mod timer;
 pub mod token;

@@ -260,3 +260,249 @@ impl Fault {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        os::{
+            fd::OwnedFd,
+            unix::net::{UnixListener, UnixStream},
+        },
+        process::{Child, Command},
+        sync::Mutex as StdMutex,
+    };
+
+    use tokio::{net, task::JoinSet};
+    use zbus::fdo;
+
+    use super::*;
+    use crate::units::{Capture, Origin};
+
+    /// What the manager says.
+    #[derive(Clone, Default)]
+    struct Manager {
+        /// Has GetUnitByPIDFD.
+        is_new: bool,
+        /// Its root in the tree of cgroups.
+        root: &'static str,
+        /// As whom the bus knows us.
+        known_by: u32,
+        /// The object and the cgroup that every process is in; none is in any without.
+        unit: Option<(&'static str, &'static str)>,
+        /// Answers nothing.
+        hangs: bool,
+        asked: Arc<StdMutex<Vec<String>>>,
+    }
+
+    #[derive(Debug, zbus::DBusError)]
+    #[zbus(prefix = "org.freedesktop.systemd1")]
+    enum Said {
+        #[zbus(error)]
+        ZBus(zbus::Error),
+        NoUnitForPID(String),
+    }
+
+    struct Greeter(u32);
+
+    #[zbus::interface(name = "org.freedesktop.DBus")]
+    impl Greeter {
+        fn hello(&self) -> String {
+            ":1.1".to_owned()
+        }
+
+        #[zbus(name = "GetConnectionUnixProcessID")]
+        fn process_id(&self, _name: String) -> u32 {
+            self.0
+        }
+    }
+
+    #[zbus::interface(name = "org.freedesktop.systemd1.Manager")]
+    impl Manager {
+        #[zbus(name = "GetUnitByPIDFD")]
+        async fn by_pidfd(&self, pidfd: Fd<'_>) -> fdo::Result<(OwnedObjectPath, String, Vec<u8>)> {
+            if self.hangs {
+                std::future::pending::<()>().await;
+            }
+            if !self.is_new {
+                return Err(fdo::Error::UnknownMethod("no such method".to_owned()));
+            }
+            let asked = format!("pidfd of {:?}", origin::pid(pidfd.as_fd()));
+            self.asked.lock().unwrap().push(asked);
+            Ok((self.object().unwrap(), "x.service".to_owned(), vec![0; 16]))
+        }
+
+        #[zbus(name = "GetUnitByPID")]
+        fn by_pid(&self, pid: u32) -> Result<OwnedObjectPath, Said> {
+            self.asked.lock().unwrap().push(format!("{pid}"));
+            self.object().ok_or_else(|| Said::NoUnitForPID(String::new()))
+        }
+
+        #[zbus(property, name = "ControlGroup")]
+        fn control_group(&self) -> String {
+            self.root.to_owned()
+        }
+    }
+
+    impl Manager {
+        fn object(&self) -> Option<OwnedObjectPath> {
+            Some(ObjectPath::try_from(self.unit?.0).unwrap().into())
+        }
+    }
+
+    struct Service(&'static str);
+
+    #[zbus::interface(name = "org.freedesktop.systemd1.Service")]
+    impl Service {
+        #[zbus(property, name = "ControlGroup")]
+        fn control_group(&self) -> String {
+            self.0.to_owned()
+        }
+    }
+
+    /// A bus with nobody on it but the manager, which serves one connection after the other.
+    struct Host {
+        bus: Bus,
+        _serving: JoinSet<()>,
+        _directory: tempfile::TempDir,
+    }
+
+    impl Host {
+        fn new(manager: &Manager, forced: Option<Way>) -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("bus");
+            let listener = net::UnixListener::bind(&path).unwrap();
+            let manager = manager.clone();
+            let mut serving = JoinSet::new();
+            serving.spawn(async move {
+                let mut connections = Vec::new();
+                while let Ok((stream, _)) = listener.accept().await {
+                    let (object, cgroup) = manager.unit.unwrap_or(("/none", ""));
+                    let served = Builder::unix_stream(stream)
+                        .server(zbus::Guid::generate())
+                        .unwrap()
+                        .p2p()
+                        .serve_at("/org/freedesktop/DBus", Greeter(manager.known_by))
+                        .unwrap()
+                        .serve_at(MANAGER_PATH, manager.clone())
+                        .unwrap()
+                        .serve_at(object, Service(cgroup))
+                        .unwrap();
+                    connections.push(served.build().await.unwrap());
+                }
+            });
+            let address = format!("unix:path={}", path.display()).leak();
+            Self { bus: Bus::new(address, forced), _serving: serving, _directory: directory }
+        }
+
+        async fn ask(&self, pidfd: &OwnedFd) -> Result<Option<String>, Trouble> {
+            let placement = self.bus.placement(pidfd.as_fd()).await?;
+            Ok(placement.map(|placement| format!("{} in {}", placement.unit, placement.slice)))
+        }
+    }
+
+    const LOANS: (&str, &str) =
+        ("/org/freedesktop/systemd1/unit/loans_2eservice", "/system.slice/loans.service");
+
+    fn manager() -> Manager {
+        Manager { is_new: true, known_by: std::process::id(), unit: Some(LOANS), ..Manager::default() }
+    }
+
+    /// A pidfd as the oldest kernels give it: of whoever has connected.
+    fn ourselves() -> OwnedFd {
+        let (one, _other) = UnixStream::pair().unwrap();
+        match Capture::Pid.origin(one.as_fd()) {
+            Origin::Process(pidfd) => pidfd,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn of_child(child: &Child) -> OwnedFd {
+        origin::open(child.id().cast_signed()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_manager_is_asked_by_pidfd_or_else_by_the_id_that_the_pidfd_has() {
+        let (pidfd, pid) = (ourselves(), std::process::id());
+        let in_loans = || Ok(Some("loans.service in system.slice".to_owned()));
+        let (new, old) = (manager(), Manager { is_new: false, ..manager() });
+        for (manager, forced, way, asked) in [
+            (&new, None, Way::BusPidfd, format!("pidfd of Some({pid})")),
+            (&old, None, Way::BusPid, pid.to_string()),
+            (&new, Some(Way::BusPid), Way::BusPid, pid.to_string()),
+        ] {
+            manager.asked.lock().unwrap().clear();
+            let host = Host::new(manager, forced);
+            assert_eq!(host.bus.way(), None);
+            assert_eq!(host.ask(&pidfd).await, in_loans());
+            assert_eq!(host.ask(&pidfd).await, in_loans());
+            assert_eq!(host.bus.way(), Some(way));
+            assert_eq!(*manager.asked.lock().unwrap(), [asked.clone(), asked]);
+        }
+        let host = Host::new(&old, Some(Way::BusPidfd));
+        assert!(matches!(host.ask(&pidfd).await, Err(Trouble::Bus(_))), "no other way than the forced one");
+    }
+
+    #[tokio::test]
+    async fn the_cgroup_of_the_unit_is_read_by_the_rule_of_all_ways() {
+        let pidfd = ourselves();
+        let cases = [
+            (LOANS.0, "/user.slice/user-1000.slice/user@1000.service", "", None),
+            (LOANS.0, "", "", None),
+            ("/org/freedesktop/systemd1/unit/a_2escope", "/system.slice/a.service", "", None),
+            (
+                LOANS.0,
+                "/c.scope/system.slice/loans.service",
+                "/c.scope",
+                Some("loans.service in system.slice"),
+            ),
+            (LOANS.0, "/system.slice/loans.service", "/c.scope", None),
+        ];
+        for (object, cgroup, root, expected) in cases {
+            let host = Host::new(&Manager { unit: Some((object, cgroup)), root, ..manager() }, None);
+            assert_eq!(host.ask(&pidfd).await, Ok(expected.map(str::to_owned)), "{object} {cgroup} {root}");
+        }
+        let host = Host::new(&Manager { unit: None, is_new: false, ..manager() }, None);
+        assert_eq!(host.ask(&pidfd).await, Ok(None), "it is in no unit");
+    }
+
+    #[tokio::test]
+    async fn a_process_that_has_ended_is_in_no_unit_whatever_the_manager_says_of_its_id() {
+        let mut child = Command::new("sleep").arg("infinity").spawn().unwrap();
+        let pidfd = of_child(&child);
+        let host = Host::new(&Manager { is_new: false, ..manager() }, None);
+        assert_eq!(host.ask(&pidfd).await, Ok(Some("loans.service in system.slice".to_owned())));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(host.ask(&pidfd).await, Ok(None));
+    }
+
+    #[tokio::test]
+    async fn ids_of_another_namespace_are_not_asked_for() {
+        let stranger = Manager { known_by: 1, is_new: false, ..manager() };
+        let host = Host::new(&stranger, None);
+        assert!(matches!(host.ask(&ourselves()).await, Err(Trouble::Bus(_))));
+        assert!(stranger.asked.lock().unwrap().is_empty());
+        // A pidfd is the same process everywhere.
+        let host = Host::new(&Manager { is_new: true, ..stranger }, None);
+        assert_eq!(host.ask(&ourselves()).await, Ok(Some("loans.service in system.slice".to_owned())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bus_that_is_not_there_or_hangs_is_no_answer_and_the_next_question_starts_anew() {
+        let bus = Bus::new("unix:path=/nowhere/bus", None);
+        assert!(matches!(bus.placement(ourselves().as_fd()).await, Err(Trouble::Bus(_))));
+
+        // One that takes connections and says nothing.
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bus");
+        let _silent = UnixListener::bind(&path).unwrap();
+        let bus = Bus::new(format!("unix:path={}", path.display()).leak(), None);
+        let started = tokio::time::Instant::now();
+        assert!(matches!(bus.placement(ourselves().as_fd()).await, Err(Trouble::Bus(_))));
+        assert_eq!(started.elapsed().as_secs(), PATIENCE.as_secs());
+
+        let host = Host::new(&Manager { hangs: true, ..manager() }, None);
+        assert!(matches!(host.ask(&ourselves()).await, Err(Trouble::Bus(_))));
+        assert!(host.bus.link.lock().await.is_none());
+    }
+}

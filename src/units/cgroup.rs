@@ -11,7 +11,7 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     ffi::CStr,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -23,7 +23,7 @@ use std::{
 use nix::{
     dir::{Dir, Type},
     errno::Errno,
-    fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2},
+    fcntl::{AtFlags, OFlag, openat},
     sys::{
         stat::{Mode, fstat, fstatat},
         statfs::{CGROUP2_SUPER_MAGIC, fstatfs},
@@ -120,7 +120,6 @@ impl Tree {
         // A unit that is shown its own part of the tree only (ProtectControlGroups=strict) sees no other.
         fstatat(&root, INIT, AtFlags::AT_SYMLINK_NOFOLLOW)
             .map_err(|_| "the tree of cgroups that is visible here is not that of the service manager")?;
-        // Kernels before 5.6 and filters that do not know openat2(2) leave this to the bus.
         let tree = Self {
             root,
             device: stat.st_dev,
@@ -130,7 +129,7 @@ impl Tree {
             walking: Arc::default(),
             walks: AtomicU64::new(0),
         };
-        tree.open(".", LOOK).map_err(|_| "the tree of cgroups cannot be opened")?;
+        tree.each_directory("", |_, _| ()).map_err(|_| "the tree of cgroups cannot be read")?;
         Ok(tree)
     }
 
@@ -182,7 +181,7 @@ impl Tree {
             }
             seen.paths.get(&id).cloned()?
         };
-        match self.open(path.trim_start_matches('/'), LOOK).and_then(fstat) {
+        match self.open(&path, LOOK).and_then(fstat) {
             Ok(stat) if stat.st_ino == id && stat.st_dev == self.device => return Some(Ok(Some(path))),
             // The directory of a unit that was stopped and started again has another id.
             Ok(_) => {}
@@ -256,7 +255,6 @@ impl Tree {
     /// that has gone meanwhile has none.
     fn each_directory(&self, path: &str, mut tell: impl FnMut(&str, u64)) -> Result<(), Trouble> {
         let flags = LOOK.difference(OFlag::O_PATH);
-        let path = if path.is_empty() { "." } else { path.trim_start_matches('/') };
         let mut directory = match self.open(path, flags).and_then(Dir::from_fd) {
             Ok(directory) => directory,
             Err(errno) if is_gone(errno) => return Ok(()),
@@ -279,13 +277,17 @@ impl Tree {
         Ok(())
     }
 
-    /// Opens a directory below the root, and nothing that is mounted over it or linked into it.
+    /// Opens the directory at `path`, step by step: no link is followed, and no other file system is entered. (openat2(2)
+    /// would do it in one, but is refused under RestrictSUIDSGID=.)
     fn open(&self, path: &str, flags: OFlag) -> nix::Result<OwnedFd> {
-        let resolve = ResolveFlag::RESOLVE_BENEATH
-            | ResolveFlag::RESOLVE_NO_SYMLINKS
-            | ResolveFlag::RESOLVE_NO_MAGICLINKS
-            | ResolveFlag::RESOLVE_NO_XDEV;
-        openat2(self.root.as_fd(), Path::new(path), OpenHow::new().flags(flags).resolve(resolve))
+        let mut directory = openat(&self.root, ".", LOOK, Mode::empty())?;
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            directory = openat(&directory, name, LOOK, Mode::empty())?;
+            if fstat(&directory)?.st_dev != self.device {
+                return Err(Errno::ENOENT);
+            }
+        }
+        if flags == LOOK { Ok(directory) } else { openat(&directory, ".", flags, Mode::empty()) }
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {

@@ -83,9 +83,12 @@ fn peer(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(getsockopt(&socket, PeerPidfd)?)
 }
 
-#[allow(unsafe_code, reason = "pidfd_open(2) has no wrapper")]
 fn opened(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let pid = getsockopt(&socket, PeerCredentials)?.pid();
+    open(getsockopt(&socket, PeerCredentials)?.pid())
+}
+
+#[allow(unsafe_code, reason = "pidfd_open(2) has no wrapper")]
+pub(super) fn open(pid: libc::pid_t) -> io::Result<OwnedFd> {
     // SAFETY: two numbers; the kernel reads no memory of ours.
     let answer = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     let descriptor = i32::try_from(Errno::result(answer)?).map_err(io::Error::other)?;

@@ -18,7 +18,7 @@ use bloom_agent::{
     clock::{Clock, Timestamp},
     config::{Draft, Kind, SourceFile},
     credential::FindUnit,
-    daemon::{Daemon, Fatal, Parts, Signal, profile::Workshop},
+    daemon::{Daemon, Fatal, Parts, Signal, keep::Found, load::ReadConfig, profile::Workshop},
     dev_issuer::{Control, DevIssuer, Dialect, Options},
     locked::LockedPages,
     log::{self, Captured, DroppedLines, LogConfig, Panics},
@@ -63,13 +63,17 @@ pub(crate) struct Setting {
     /// The clock that lives are counted on, made from the one that the story moves.
     pub(crate) clock: Box<dyn FnOnce(ManualTime) -> Arc<dyn Clock> + Send>,
     /// Where callers' units are looked up.
-    pub(crate) units: fn(Arc<dyn Clock>, Arc<Metrics>) -> Arc<Units>,
+    pub(crate) units: Box<dyn FnOnce(Arc<dyn Clock>, Arc<Metrics>) -> Arc<Units> + Send>,
     /// In the place of all secret files.
     pub(crate) secret: Option<Arc<dyn ReadSecret>>,
     /// With it there is a socket for credentials, open to every uid.
     pub(crate) find_unit: Option<FindUnit>,
     /// Done to the issuer before the agent asks it for the first time.
     pub(crate) before: fn(&Control),
+    /// The way to the service manager.
+    pub(crate) notifier: Notifier,
+    /// What that has kept.
+    pub(crate) found: Found,
 }
 
 impl Default for Setting {
@@ -82,10 +86,12 @@ impl Default for Setting {
             tokens: profile(BLOOM, ""),
             issuer,
             clock: Box::new(|time| Arc::new(time)),
-            units: Units::of_this_host,
+            units: Box::new(Units::of_this_host),
             secret: None,
             find_unit: None,
             before: |_| (),
+            notifier: Notifier::none(),
+            found: Found::default(),
         }
     }
 }
@@ -101,6 +107,15 @@ pub(crate) fn profile(name: &str, lines: &str) -> String {
     )
 }
 
+/// How an agent ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum End {
+    /// As SIGTERM has it.
+    InOrder,
+    /// As SIGKILL has it: with nothing done any more.
+    Crash,
+}
+
 /// A running agent and the world around it.
 pub(crate) struct Agent {
     pub(crate) time: ManualTime,
@@ -108,13 +123,18 @@ pub(crate) struct Agent {
     log: Captured,
     pub(crate) limits: String,
     config: Arc<Mutex<String>>,
+    read: Arc<ReadConfig>,
+    clock: Arc<dyn Clock>,
+    secret: Option<Arc<dyn ReadSecret>>,
     readers: Vec<(String, Identity, Reader)>,
     path: PathBuf,
     signals: mpsc::Sender<Signal>,
     daemon: JoinSet<Result<(), Fatal>>,
     issuing: JoinSet<()>,
     place: Option<Place>,
-    _credential_place: Option<Place>,
+    credential_place: Option<Place>,
+    units: fn(Arc<dyn Clock>, Arc<Metrics>) -> Arc<Units>,
+    find_unit: Option<FindUnit>,
     directory: tempfile::TempDir,
     _log: tracing::dispatcher::DefaultGuard,
 }
@@ -126,7 +146,8 @@ impl Agent {
     }
 
     pub(crate) async fn start_with(setting: Setting) -> Self {
-        let Setting { limits, tokens, issuer, clock, units, secret, find_unit, before } = setting;
+        let Setting { limits, tokens, issuer, clock, units, secret, find_unit, before, notifier, found } =
+            setting;
         // In /tmp and open to all, so that another uid can reach the socket: what is tested is the wall behind it.
         let directory = tempfile::Builder::new()
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
@@ -160,66 +181,93 @@ impl Agent {
                 }
             })
         };
-        let bound = server::bind(server::Address { path: &path, mode: 0o666, group: None }).unwrap();
-        let credential = find_unit.is_some().then(|| {
-            let path = directory.path().join("credential.sock");
-            server::bind(server::Address { path: &path, mode: 0o666, group: None }).unwrap()
-        });
-        let (credential, credential_place) = credential.map(|bound| (bound.listener, bound.place)).unzip();
-        let metrics = Metrics::new("test", DroppedLines::default(), Panics::default());
-        let (signals, signalled) = mpsc::channel(4);
         let mut agent = Self {
-            time: time.clone(),
+            clock: clock(time.clone()),
+            time,
             issuer,
             log,
             limits,
             config,
+            read: Arc::new(read),
+            secret,
             readers: Vec::new(),
             path,
-            signals,
+            signals: mpsc::channel(1).0,
             daemon: JoinSet::new(),
             issuing,
-            place: Some(bound.place),
-            _credential_place: credential_place,
+            units,
+            find_unit,
+            place: None,
+            credential_place: None,
             directory,
             _log,
         };
         agent.write_config(&tokens);
+        agent.begin(notifier, found).await;
+        agent
+    }
+
+    /// Starts the agent itself, in the world that there is: once more, after [`Self::end`].
+    pub(crate) async fn begin(&mut self, notifier: Notifier, found: Found) {
+        let bound = server::bind(server::Address { path: &self.path, mode: 0o666, group: None }).unwrap();
+        self.place = Some(bound.place);
+        let credential = self.find_unit.is_some().then(|| {
+            let path = self.directory.path().join("credential.sock");
+            server::bind(server::Address { path: &path, mode: 0o666, group: None }).unwrap()
+        });
+        let (credential, credential_place) = credential.map(|bound| (bound.listener, bound.place)).unzip();
+        self.credential_place = credential_place;
+        let metrics = Metrics::new("test", DroppedLines::default(), Panics::default());
+        let (signals, signalled) = mpsc::channel(4);
+        self.signals = signals;
         let daemon = Daemon::start(Parts {
-            read: Arc::new(read),
+            read: Arc::clone(&self.read),
             listener: bound.listener,
             credential,
-            find_unit,
-            time: Arc::new(time.clone()),
+            find_unit: self.find_unit.clone(),
+            time: Arc::new(self.time.clone()),
             wall_steps: None,
             workshop: Arc::new(Workshop {
                 credentials: None,
-                secret,
+                secret: self.secret.clone(),
                 pages: LockedPages::default(),
-                clock: clock(time.clone()),
+                clock: Arc::clone(&self.clock),
                 metrics: Arc::clone(&metrics),
                 floor: FLOOR,
                 blocking: bloom_agent::daemon::profile::Blocking::default(),
             }),
             log: None,
-            units: units(Arc::new(time.clone()), Arc::clone(&metrics)),
+            units: (self.units)(Arc::new(self.time.clone()), Arc::clone(&metrics)),
             metrics,
             own_uid: geteuid().as_raw(),
             degraded: Vec::new(),
-            notifier: Notifier::none(),
+            notifier,
             watchdog: None,
+            found,
         })
         .await
         .unwrap();
-        let names = tokens.lines().filter_map(|line| line.strip_prefix("[tokens.")?.strip_suffix(']'));
-        agent.readers = names
+        let config = self.config.lock().unwrap().clone();
+        let names = config.lines().filter_map(|line| line.strip_prefix("[tokens.")?.strip_suffix(']'));
+        self.readers = names
             .map(|name| {
                 let (identity, reader) = daemon.reader(name).unwrap();
                 (name.to_owned(), identity, reader)
             })
             .collect();
-        agent.daemon.spawn(daemon.run(signalled));
-        agent
+        self.daemon.spawn(daemon.run(signalled));
+    }
+
+    /// Ends the agent itself, and leaves the world as it is.
+    pub(crate) async fn end(&mut self, how: End) {
+        match how {
+            End::InOrder => {
+                self.signal(Signal::Stop).await;
+                self.ended().await;
+            }
+            End::Crash => self.daemon.shutdown().await,
+        }
+        drop(self.place.take());
     }
 
     /// Puts other `[tokens.*]` tables into the config; a reload reads them.
