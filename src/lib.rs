@@ -7,7 +7,7 @@
 //! # Layers: an arrow may only point down
 //!
 //! ```text
-//! L4 faces  client · cli · exit · bin/bloom-agent · bin/bloom-agent-cli
+//! L4 faces  client · cli · arguments · exit · bin/bloom-agent · bin/bloom-agent-cli
 //! L3 life   daemon (composes, reloads, shuts down) · server (accept loop, limits, drain) · service (gRPC handlers)
 //!           rotator (the task of one token) · obtain (source → oauth2 → http) · store (Publisher / Reader)
 //! L2 edges  http · source · files · names · peer · timer · locked · sealed · hardening · wiping · log · audit · metrics ·
@@ -41,6 +41,7 @@
 //! read the response (pure) → publish, or note the failure with the old token still served.
 
 pub mod access;
+pub mod arguments;
 pub mod audit;
 pub mod cli;
 pub mod client;

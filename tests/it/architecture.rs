@@ -31,7 +31,7 @@ const LAYERS: [(u8, &[&str]); 5] = [
         ],
     ),
     (3, &["daemon", "server", "service", "rotator", "obtain", "store"]),
-    (4, &["client", "cli", "exit"]),
+    (4, &["client", "cli", "arguments", "exit"]),
 ];
 
 /// The part that talks to strangers cannot name the part that holds secrets.
