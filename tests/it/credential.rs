@@ -300,8 +300,8 @@ async fn no_start_at_once_when_the_next_attempt_is_too_late() {
         ..Setting::default()
     })
     .await;
-    let next = agent.next_attempt(BLOOM).await;
     agent.attempts_until(BLOOM, |attempts| attempts.settled == 1).await;
+    let next = agent.next_attempt(BLOOM).await;
     let patience = next.since(bloom_agent::clock::Clock::now(&agent.time).boot);
     assert!(patience > Duration::from_secs(30), "{patience:?}");
     assert_eq!(ask(&agent, LOANS, BLOOM).await, Found::NoStart);
