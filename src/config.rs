@@ -26,7 +26,7 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 pub use agent::{
     AgentConfig, DEFAULT_SOCKET, DEFAULT_SOCKET_GROUP, DEFAULT_SOCKET_MODE, DEFAULT_UNIT_SLICE, LogConfig,
-    LogFormat, LogLevel,
+    LogFormat, LogLevel, Ready,
 };
 pub use credential::{CredentialName, NotACredentialName};
 pub use draft::{Draft, Written};

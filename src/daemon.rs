@@ -10,15 +10,20 @@
 pub mod check;
 pub mod control;
 pub mod dev;
+pub mod keep;
 pub mod load;
 mod lookup;
+mod manager;
 pub mod plan;
 pub mod profile;
 mod reload;
 pub mod run;
+mod status_line;
 pub mod tasks;
 
-use std::{collections::BTreeMap, os::unix::net::UnixListener, sync::Arc};
+use std::{
+    collections::BTreeMap, convert::Infallible, os::unix::net::UnixListener, sync::Arc, time::Duration,
+};
 
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -31,15 +36,17 @@ use crate::{
     log::Log,
     metrics::Metrics,
     peer,
-    rotator::Handle,
+    rotator::{Handle, Preserve, Settings, State},
     server::{self, Phase},
     service::{self, Agent, snapshot::Snapshot},
     store::{Identity, Reader},
+    systemd::{self, Notifier},
     timer::{Time, WallSteps},
     token::ProfileName,
     units::Units,
 };
 use control::{Asked, Control};
+use keep::Keeper;
 use load::Prepared;
 use profile::{Built, Workshop};
 use tasks::{End, Tasks};
@@ -66,6 +73,12 @@ pub struct Parts {
     pub own_uid: u32,
     /// What this host does not give, in words.
     pub degraded: Vec<String>,
+    /// The way to the service manager.
+    pub notifier: Notifier,
+    /// How long it waits for a sign of life, where it does.
+    pub watchdog: Option<Duration>,
+    /// What it has kept of the process before this one.
+    pub found: keep::Found,
 }
 
 /// Why a daemon cannot start, or go on.
@@ -105,6 +118,7 @@ enum Ended {
     WallSteps(std::io::Error),
     Names(lookup::Asked, Option<Lookup>),
     Prepared(Box<Result<Prepared, Problems>>),
+    Manager(Infallible),
 }
 
 /// One profile's rotator, from the daemon's side.
@@ -141,7 +155,11 @@ pub struct Daemon {
     /// Configs put in force.
     commits: u64,
     reloads: reload::Queue,
+    keeper: Option<Arc<Keeper>>,
     look_ups: lookup::Queue,
+    notifier: Notifier,
+    /// What the manager hears of reloads.
+    reloaded: watch::Sender<manager::Reloads>,
 }
 
 /// What a config is compared with that is the first.
@@ -154,14 +172,28 @@ fn without_tokens(config: &Config) -> Config {
 impl Daemon {
     /// Reads the config, makes every profile and spawns every task: when this returns, the agent answers.
     pub async fn start(parts: Parts) -> Result<Self, Fatal> {
-        let Parts { read, listener, time, wall_steps, workshop, log, metrics, units, own_uid, degraded } =
-            parts;
+        let Parts {
+            read,
+            listener,
+            time,
+            wall_steps,
+            workshop,
+            log,
+            metrics,
+            units,
+            own_uid,
+            degraded,
+            notifier,
+            watchdog,
+            found,
+        } = parts;
         let started = time.now();
         let prepared =
             load::prepare(&read, &workshop, own_uid, BTreeMap::new(), None).await.map_err(Fatal::Config)?;
         let config = &prepared.config;
 
         let (asked_sender, asked) = mpsc::channel(16);
+        let (accepting, pulse) = mpsc::channel(1);
         let (phase, phase_seen) = watch::channel(Phase::Serving);
         let (snapshot, snapshot_seen) = watch::channel(Arc::new(Snapshot {
             version: 0,
@@ -171,16 +203,30 @@ impl Daemon {
         }));
         let denied = Arc::new(Notify::new());
         let audit = Arc::new(Audit::new(time.clone()));
-        let pages = Arc::clone(&workshop);
+        let keeper = Keeper::new(found, &notifier, &time, &metrics, &workshop.pages);
+        let (pages, kept) = (Arc::clone(&workshop), keeper.clone());
         let asked_units = Arc::clone(&units);
-        let degraded =
-            move || degraded.iter().cloned().chain(pages.degraded()).chain(asked_units.trouble()).collect();
+        let degraded = move || {
+            let kept = kept.as_ref().map(|keeper| keeper.degraded()).unwrap_or_default();
+            degraded
+                .iter()
+                .cloned()
+                .chain(pages.degraded())
+                .chain(kept)
+                .chain(asked_units.trouble())
+                .collect()
+        };
         let (look_ups, look_ups_seen) = watch::channel(0);
-        let control =
-            Control::new(asked_sender, look_ups_seen, time.clone(), Arc::clone(&denied), Box::new(degraded));
+        let control = Control::new(
+            asked_sender.clone(),
+            look_ups_seen,
+            time.clone(),
+            Arc::clone(&denied),
+            Box::new(degraded),
+        );
         let book = server::Book::new(config.limits);
         let agent = Arc::new(Agent {
-            config: snapshot_seen,
+            config: snapshot_seen.clone(),
             phase: phase_seen.clone(),
             clock: time.clone(),
             audit: Arc::clone(&audit),
@@ -199,7 +245,20 @@ impl Daemon {
             faults: Agent::faults(),
             metrics: Arc::clone(&metrics),
             patience: server::Patience::default(),
+            pulse,
         };
+        let (reloaded, reloads_seen) = watch::channel(manager::Reloads::default());
+        let reporter = notifier.is_there().then(|| manager::Reporter {
+            notifier: notifier.clone(),
+            watchdog,
+            ready: config.agent.ready,
+            config: snapshot_seen,
+            phase: phase_seen.clone(),
+            reloads: reloads_seen,
+            clock: time.clone(),
+            accepting,
+            daemon: asked_sender,
+        });
         let mut daemon = Self {
             read,
             time,
@@ -223,14 +282,21 @@ impl Daemon {
             descriptors: hardening::descriptor_limit(),
             commits: 0,
             reloads: reload::Queue::default(),
+            keeper,
             look_ups: lookup::Queue::new(look_ups),
+            notifier,
+            reloaded,
         };
         daemon.commit(prepared).await.map_err(Fatal::Config)?;
+        daemon.keep()?;
         daemon
             .tasks
             .spawn("accept loop", async move { Ended::Server(server.serve(listener, phase_seen).await) });
         if let Some(steps) = wall_steps {
             daemon.tasks.spawn("wall clock", async move { Ended::WallSteps(steps.run().await) });
+        }
+        if let Some(reporter) = reporter {
+            daemon.tasks.spawn("service manager", async move { Ended::Manager(reporter.run().await) });
         }
         Ok(daemon)
     }
@@ -258,11 +324,17 @@ impl Daemon {
                             break;
                         }
                         tracing::info!("stopping: no new connections; open calls have 5 s");
+                        // A courtesy: a manager that does not read sees us end all the same.
+                        let _unread = self.notifier.tell(&[systemd::State::Stopping, systemd::State::Status("stopping: open calls have 5 s")]);
                     }
                 },
                 Some(asked) = self.asked.recv() => match asked {
                     Asked::Reload(answer) => self.ask_reload(Some(answer)),
                     Asked::LookNamesUp => self.look_names_up(),
+                    Asked::Pulse(beat) => {
+                        // Who asked has stopped waiting: the next one is told.
+                        let _gone = beat.send(());
+                    }
                 },
                 () = denied.notified() => {}
                 () = async {
@@ -286,6 +358,7 @@ impl Daemon {
                         self.metrics.degrade("wall-clock-steps");
                         tracing::warn!(%error, "steps of the wall clock are not noticed any more; refreshes go by the time since boot");
                     }
+                    Some(End::Done(Ended::Manager(never))) => match never {},
                     Some(End::Done(Ended::Names(asked, found))) => self.names_found(asked, found),
                     Some(End::Done(Ended::Prepared(prepared))) => self.prepared(*prepared).await,
                     Some(End::RotatorLost(name)) => self.replace_rotator(&name)?,
@@ -294,9 +367,30 @@ impl Daemon {
                 },
             }
         }
+        // The rotators leave what they were at as they end.
         self.tasks.shutdown().await;
+        if let Some(keeper) = &self.keeper {
+            keeper.flush().await;
+        }
         self.audit.flush();
         Ok(())
+    }
+
+    /// All that was found has been asked for; from now on the manager is given what is new.
+    fn keep(&mut self) -> Result<(), Fatal> {
+        let Some(keeper) = self.keeper.clone() else { return Ok(()) };
+        keeper.settle_in();
+        let alarm = self.time.alarm().map_err(|why| Fatal::System { what: "no timer can be had", why })?;
+        self.tasks.spawn("keeper of tokens", async move { match keeper.run(alarm).await {} });
+        Ok(())
+    }
+
+    fn preserve(&self) -> Option<Arc<dyn Preserve>> {
+        self.keeper.clone().map(|keeper| -> Arc<dyn Preserve> { keeper })
+    }
+
+    fn follow(&self, name: &ProfileName, identity: Identity, built: &Built) -> Option<(State, Settings)> {
+        self.keeper.as_ref()?.follow(name, identity, built)
     }
 
     fn spawn_rotator(&mut self, name: ProfileName, rotator: crate::rotator::Rotator) {
@@ -315,7 +409,8 @@ impl Daemon {
         let now = self.time.now();
         let held = running.reader.current(running.identity, now.boot);
         let attempts = running.reader.attempts();
-        let made = profile::rotator(name, running.identity, running.built.clone(), &self.time, now);
+        let (identity, built) = (running.identity, running.built.clone());
+        let made = profile::rotator(name, identity, built, self.preserve(), &self.time, now);
         let (running, mut rotator) =
             made.map_err(|why| Fatal::System { what: "no timer can be had", why })?;
         rotator.succeed(&attempts, held);

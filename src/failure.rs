@@ -28,6 +28,27 @@ pub enum Schedule {
     Refusal,
 }
 
+/// The error codes of token endpoints that are known: those of RFC 6749 §5.2, `invalid_target` (RFC 8707 §2), and what
+/// Auth0 and servers in trouble say.
+pub const KNOWN_CODES: [&str; 11] = [
+    "invalid_request",
+    "invalid_client",
+    "invalid_grant",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "invalid_scope",
+    "invalid_target",
+    "access_denied",
+    "temporarily_unavailable",
+    "server_error",
+    "slow_down",
+];
+
+/// The known code that `text` is.
+pub fn known_code(text: &str) -> Option<&'static str> {
+    KNOWN_CODES.into_iter().find(|code| *code == text)
+}
+
 /// One failed attempt.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Failure {
@@ -37,6 +58,8 @@ pub struct Failure {
     pub schedule: Schedule,
     /// What the provider asked for (RFC 9110 §10.2.3), already cut to 1 h.
     pub retry_after: Option<Duration>,
+    /// The provider's error code, where it is one of [`KNOWN_CODES`]: so a word of ours, that anybody may see.
+    pub code: Option<&'static str>,
     /// One line for the log and for admins, never for callers: visible ASCII, cut, without secret or token. It says what
     /// happened, why, and what to do about it.
     pub text: Box<str>,
@@ -48,6 +71,7 @@ impl fmt::Debug for Failure {
             .field("kind", &self.kind)
             .field("schedule", &self.schedule)
             .field("retry_after", &self.retry_after)
+            .field("code", &self.code)
             .finish_non_exhaustive()
     }
 }

@@ -19,6 +19,7 @@ use nix::{
         signal::{SigHandler, Signal, signal},
         stat::{Mode, umask},
     },
+    unistd::{User, initgroups, setresgid, setresuid},
 };
 
 /// What [`apply`] did.
@@ -171,6 +172,17 @@ fn handle_sigchld(how: SigHandler) -> nix::Result<()> {
 /// here on can gain a privilege (prctl(2), PR_SET_NO_NEW_PRIVS).
 pub fn no_new_privileges() -> Result<(), Degraded> {
     prctl::set_no_new_privs().map_err(|errno| Degraded { protection: Protection::NoNewPrivileges, errno })
+}
+
+/// Makes this process one of `user`, with all of the user's groups and no way back (credentials(7)): for `check`, since who
+/// may read a file is seen best by reading it. Call it while there is one thread. EPERM: the process is not root's.
+pub fn become_user(user: &User) -> Result<(), Errno> {
+    let name = std::ffi::CString::new(user.name.as_str()).map_err(|_| Errno::EINVAL)?;
+    initgroups(&name, user.gid)?;
+    setresgid(user.gid, user.gid, user.gid)?;
+    setresuid(user.uid, user.uid, user.uid)?;
+    // A change of the uid sets it to what fs.suid_dumpable says (prctl(2)).
+    prctl::set_dumpable(false)
 }
 
 /// For programs that ask providers themselves (`run`, `check`): whom they trust is the system's store or `ca_file`, and no

@@ -7,12 +7,12 @@
 //! # Layers: an arrow may only point down
 //!
 //! ```text
-//! L4 faces  client · cli · exit · bin/bloom-agent · bin/bloom-agent-cli
+//! L4 faces  client · cli · arguments · exit · bin/bloom-agent · bin/bloom-agent-cli
 //! L3 life   daemon (composes, reloads, shuts down) · server (accept loop, limits, drain) · service (gRPC handlers)
 //!           rotator (the task of one token) · obtain (source → oauth2 → http) · store (Publisher / Reader)
-//! L2 edges  http · source · files · names · peer · units · timer · locked · hardening · wiping · log · audit · metrics ·
+//! L2 edges  http · source · files · names · peer · units · timer · locked · sealed · hardening · wiping · log · audit · metrics ·
 //!           systemd (what the manager hands over and is told) · dev_issuer
-//! L1 rules  oauth2 · refresh · access · limits · config
+//! L1 rules  oauth2 · refresh · access · limits · config · stored
 //! L0 words  secret · token · failure · clock · pb (generated)
 //! ```
 //!
@@ -40,6 +40,7 @@
 //! read the response (pure) → publish, or note the failure with the old token still served.
 
 pub mod access;
+pub mod arguments;
 pub mod audit;
 pub mod cli;
 pub mod client;
@@ -63,11 +64,13 @@ pub mod pb;
 pub mod peer;
 pub mod refresh;
 pub mod rotator;
+pub mod sealed;
 pub mod secret;
 pub mod server;
 pub mod service;
 pub mod source;
 pub mod store;
+pub mod stored;
 pub mod systemd;
 pub mod timer;
 pub mod token;

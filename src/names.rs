@@ -37,6 +37,12 @@ pub fn resolve(names: &BTreeSet<Name>) -> Lookup {
     lookup
 }
 
+/// A user, with the group of its processes and by the name that its other groups are listed under; none if nobody has that
+/// name.
+pub fn user(name: &str) -> nix::Result<Option<User>> {
+    absent(User::from_name(name))
+}
+
 /// The uid of a user; none if nobody has that name.
 pub fn user_id(name: &str) -> nix::Result<Option<u32>> {
     absent(User::from_name(name)).map(|user| user.map(|user| user.uid.as_raw()))

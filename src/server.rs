@@ -34,7 +34,7 @@ use hyper::server::conn::http2;
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::UnixStream,
-    sync::watch,
+    sync::{mpsc, oneshot, watch},
     task::{JoinError, JoinSet},
     time::{sleep, timeout},
 };
@@ -110,6 +110,8 @@ pub struct Server<S> {
     pub metrics: Arc<Metrics>,
     /// How long clients are waited for.
     pub patience: Patience,
+    /// Answered as long as the accept loop goes round.
+    pub pulse: mpsc::Receiver<oneshot::Sender<()>>,
 }
 
 impl<S> Server<S>
@@ -121,7 +123,7 @@ where
     /// calls may end, and what is left after [`Patience::drain`] is cut. When it returns nothing of it runs any more.
     ///
     /// The error is that of taking the listener over; after that there is none.
-    pub async fn serve(self, listener: UnixListener, phase: watch::Receiver<Phase>) -> io::Result<()> {
+    pub async fn serve(mut self, listener: UnixListener, phase: watch::Receiver<Phase>) -> io::Result<()> {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::UnixListener::from_std(listener)?;
         let mut acceptor = Acceptor::new(listener, Arc::clone(&self.book));
@@ -135,6 +137,10 @@ where
                 biased;
                 () = &mut drained => break,
                 Some(ended) = connections.join_next() => self.ended(ended),
+                Some(beat) = self.pulse.recv() => {
+                    // Who asked has stopped waiting.
+                    let _gone = beat.send(());
+                }
                 stream = acceptor.accept() => {
                     if let Some((connection, permit)) = self.admit(&stream, next_id) {
                         next_id += 1;

@@ -245,6 +245,15 @@ impl Reader {
         Health::of(self.current(identity, now).as_deref(), failure)
     }
 
+    /// Waits until there is something new to say of the token or of the attempts.
+    pub async fn changed(&mut self) -> Result<(), Closed> {
+        let changed = tokio::select! {
+            changed = self.token.changed() => changed,
+            changed = self.attempts.changed() => changed,
+        };
+        changed.map_err(|_| Closed)
+    }
+
     /// Waits until the attempts are such that `ready` says so, and returns them.
     pub async fn attempts_until(&mut self, ready: impl FnMut(&Attempts) -> bool) -> Result<Attempts, Closed> {
         self.attempts.wait_for(ready).await.map(|attempts| attempts.clone()).map_err(|_| Closed)

@@ -1,30 +1,27 @@
 //! The daemon: `run`, `check` and `dev`.
 
 use std::{
-    ffi::OsString,
     io::{self, Write as _},
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
-    time::Duration,
 };
 
 use bloom_agent::{
-    config::duration,
+    arguments::{Arguments, Command},
     daemon::{
         Fatal,
-        check::{CheckFault, Checked, Connect, check},
+        check::{CheckFault, Checked, Connect, act_for, check},
         dev::{self, DevFault},
         profile::Workshop,
-        run::{DEFAULT_CONFIG, RunFault, run},
+        run::{RunFault, run},
     },
-    dev_issuer::Dialect,
     exit::Exit,
     hardening, log,
     token::ProfileName,
     wiping::WipingAllocator,
 };
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::Parser as _;
 
 /// What is freed is wiped first: secrets and tokens pass through buffers of libraries that do not know what they hold.
 #[global_allocator]
@@ -45,11 +42,13 @@ fn main() -> ExitCode {
     match arguments.command {
         Command::Run { config } => {
             hardening::forget_trust_variables();
-            end(run(&config, hardened.degraded).map(|()| Exit::Done).map_err(Problem::from))
+            let starter = Starter::of_this_process();
+            let ended = run(&config, hardened.degraded).map(|()| Exit::Done);
+            end(ended.map_err(Problem::from).map_err(|problem| problem.told_to(starter)))
         }
-        Command::Check { config, connect } => {
+        Command::Check { config, user, connect } => {
             hardening::forget_trust_variables();
-            end(checked(&config, connect))
+            end(checked(&config, user.as_deref(), connect))
         }
         Command::Dev { lifetime, dialect, command } => {
             let options =
@@ -62,77 +61,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Holds the client secrets of this host's services and serves them OAuth2 access tokens, never the secrets.
-#[derive(Parser)]
-#[command(name = "bloom-agent", version, max_term_width = 100, arg_required_else_help = true)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Serve until SIGTERM; SIGHUP reloads the config
-    Run {
-        /// The config; *.toml in config.d beside it are read too
-        #[arg(long, value_name = "PATH", default_value = DEFAULT_CONFIG)]
-        config: PathBuf,
-    },
-    /// Read the config as `run` does, and print every fault
-    ///
-    /// Run it as the user that the agent runs as, since files are judged by who reads them:
-    /// `sudo -u bloom-agent bloom-agent check`. Exit status 78 means faults, 69 that --connect failed.
-    Check {
-        /// The config; *.toml in config.d beside it are read too
-        #[arg(long, value_name = "PATH", default_value = DEFAULT_CONFIG)]
-        config: PathBuf,
-        /// Also go the way to the providers (look-up, proxy, TLS, endpoint), without credentials and without a token
-        #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
-        connect: Option<String>,
-    },
-    /// Run an agent with an issuer of its own: no config, no root, no network
-    ///
-    /// It serves one profile, `bloom`, to your own user, and prints how to reach it and a line per rotation. With a
-    /// command after `--`, it runs that with BLOOM_AGENT_SOCK set, and ends with it and with its exit status.
-    Dev {
-        /// How long a token lives, from 2s to 24h
-        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = lifetime)]
-        lifetime: Duration,
-        /// Whose manners the issuer has
-        #[arg(long, value_enum, default_value_t)]
-        dialect: Manners,
-        /// A command to run, and its arguments
-        #[arg(last = true, value_name = "COMMAND")]
-        command: Vec<OsString>,
-    },
-}
-
-#[derive(Clone, Copy, Default, ValueEnum)]
-enum Manners {
-    /// Ory Hydra: forms only
-    #[default]
-    Hydra,
-    /// Auth0: forms and JSON
-    Auth0,
-}
-
-impl From<Manners> for Dialect {
-    fn from(manners: Manners) -> Self {
-        match manners {
-            Manners::Hydra => Self::Hydra,
-            Manners::Auth0 => Self::Auth0,
-        }
-    }
-}
-
-fn lifetime(text: &str) -> Result<Duration, String> {
-    let right = || "write a time from 2s to 24h, as in 60s".to_owned();
-    let time = duration::parse(text).map_err(|_| right())?;
-    let fits = (Duration::from_secs(2)..=Duration::from_secs(86_400)).contains(&time);
-    fits.then_some(time).ok_or_else(right)
-}
-
-fn checked(config: &std::path::Path, connect: Option<String>) -> Result<Exit, Problem> {
+fn checked(config: &std::path::Path, user: Option<&str>, connect: Option<String>) -> Result<Exit, Problem> {
     let connect = match connect.as_deref() {
         None => Connect::No,
         Some("") => Connect::All,
@@ -141,6 +70,11 @@ fn checked(config: &std::path::Path, connect: Option<String>) -> Result<Exit, Pr
             text: format!("--connect cannot be done\nthe name {fault}\nsee the names by `bloom-agent check`"),
         })?),
     };
+    let acting = act_for(user).map_err(|fault| Problem { exit: Exit::System, text: fault.to_string() })?;
+    if let Some(user) = acting {
+        // Whoever does not read it sees whose files are meant in the faults themselves.
+        let _unread = writeln!(io::stderr(), "note: checked as the user {user}; --user names another");
+    }
     let workshop =
         Arc::new(Workshop::for_check(std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)));
     let done = check(config, &connect, &workshop, &mut io::stdout(), &mut io::stderr())?;
@@ -157,6 +91,34 @@ struct Problem {
     text: String,
 }
 
+/// Who started the daemon.
+#[derive(Clone, Copy)]
+enum Starter {
+    Systemd,
+    Another,
+}
+
+impl Starter {
+    /// To be asked before the daemon takes the variables.
+    fn of_this_process() -> Self {
+        if std::env::var_os("NOTIFY_SOCKET").is_some() { Self::Systemd } else { Self::Another }
+    }
+}
+
+impl Problem {
+    /// After this exit status systemd does not start the service again (RestartPreventExitStatus=), and the callers who
+    /// wait have the socket's unit fail with it (trigger-limit-hit): mending the config is not enough.
+    fn told_to(mut self, starter: Starter) -> Self {
+        if let (Starter::Systemd, Exit::Config | Exit::Usage) = (starter, self.exit) {
+            self.text.push_str(
+                "\nonce it is mended: systemctl reset-failed bloom-agent.socket bloom-agent.service; \
+                 systemctl start bloom-agent.socket bloom-agent.service",
+            );
+        }
+        self
+    }
+}
+
 impl From<RunFault> for Problem {
     fn from(fault: RunFault) -> Self {
         match fault {
@@ -170,6 +132,7 @@ impl From<RunFault> for Problem {
             }
             RunFault::Daemon(Fatal::Lost(_)) => Self { exit: Exit::Internal, text: fault.to_string() },
             RunFault::Daemon(Fatal::System { .. })
+            | RunFault::Activation(_)
             | RunFault::Bind(_)
             | RunFault::Group { .. }
             | RunFault::System { .. } => Self { exit: Exit::System, text: fault.to_string() },

@@ -52,6 +52,8 @@ pub struct AgentConfig {
     pub root: RootAccess,
     /// `unit_slices`: at least one, none of the users.
     pub unit_slices: Vec<SliceName>,
+    /// `ready`: what counts at the next start.
+    pub ready: Ready,
     /// `proxy`, for the profiles that name none.
     pub proxy: Option<ProxyUrl>,
     /// `ca_file`, for the profiles that name none: an absolute path.
@@ -67,6 +69,7 @@ impl Default for AgentConfig {
             admin: Vec::new(),
             root: RootAccess::default(),
             unit_slices: SliceName::parse_allowed(DEFAULT_UNIT_SLICE).into_iter().collect(),
+            ready: Ready::default(),
             proxy: None,
             ca_file: None,
         }
@@ -114,12 +117,7 @@ pub(super) fn agent(table: &Table<'_>, report: &mut Report) -> AgentConfig {
     let mode = table.string("socket_mode", report).and_then(|item| path::mode(&item, report));
     let root =
         table.choice("root", &[("always", RootAccess::Always), ("by-rule", RootAccess::ByRule)], report);
-    if let Some(ready) =
-        table.choice("ready", &[("listening", Ready::Listening), ("tokens", Ready::Tokens)], report)
-        && ready.value == Ready::Tokens
-    {
-        report.unsupported(&ready.spot, "write ready = \"listening\", or leave the key out");
-    }
+    let ready = table.choice("ready", &[("listening", Ready::Listening), ("tokens", Ready::Tokens)], report);
     let slices = table.strings("unit_slices", report).map(|items| {
         if items.is_empty() {
             let right = "leave the key out for system.slice, or name one";
@@ -134,15 +132,19 @@ pub(super) fn agent(table: &Table<'_>, report: &mut Report) -> AgentConfig {
         admin: table.strings("admin", report).map(|items| selectors(&items, report)).unwrap_or_default(),
         root: root.map_or(usual.root, |item| item.value),
         unit_slices: slices.unwrap_or(usual.unit_slices),
+        ready: ready.map_or(usual.ready, |item| item.value),
         proxy: table.string("proxy", report).and_then(|item| oauth::proxy(&item, report)),
         ca_file: table.string("ca_file", report).and_then(|item| path::ca_file(&item, report)),
     }
 }
 
-/// `agent.ready`: what `listening` means is all that this version does.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Ready {
+/// `agent.ready`: when the service manager hears that the agent is ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ready {
+    /// When callers are answered, whatever the providers do: an outage must not hold up a boot.
+    #[default]
     Listening,
+    /// When every profile has had a token, for units that are ordered after it.
     Tokens,
 }
 

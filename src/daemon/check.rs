@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     config::{Config, DEFAULT_SOCKET_GROUP, Draft, SecretSpec, UnknownNames},
+    hardening, names,
     token::ProfileName,
 };
 
@@ -34,6 +35,47 @@ pub enum Connect {
     All,
     /// One profile's.
     One(ProfileName),
+}
+
+/// The user of the packaged agent: root checks for it, unless told otherwise.
+const PACKAGED_USER: &str = "bloom-agent";
+
+/// Becomes the user that the agent runs as, since files are judged by who reads them, and says which if that is another.
+/// `user` is whom the caller names; root means the packaged user, where the host has it.
+pub fn act_for(user: Option<&str>) -> Result<Option<String>, UserFault> {
+    let own = geteuid();
+    let name = match user {
+        Some(name) => name,
+        None if own.is_root() => PACKAGED_USER,
+        None => return Ok(None),
+    };
+    let fault = |why, remedy| UserFault { user: name.to_owned(), why, remedy };
+    let found = match names::user(name) {
+        Ok(Some(found)) => found,
+        // An agent that somebody started by hand, as root.
+        Ok(None) if user.is_none() => return Ok(None),
+        Ok(None) => {
+            return Err(fault("this host knows no such user", "name the user that the agent runs as"));
+        }
+        Err(errno) => {
+            return Err(fault(errno.desc(), "try it again when the host's directory service answers"));
+        }
+    };
+    if found.uid == own {
+        return Ok(None);
+    }
+    hardening::become_user(&found)
+        .map_err(|errno| fault(errno.desc(), "run it as root, or as that user and without --user"))?;
+    Ok(Some(found.name))
+}
+
+/// A user that the check cannot be done for.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot check as the user {user}\n{why}\n{remedy}")]
+pub struct UserFault {
+    user: String,
+    why: &'static str,
+    remedy: &'static str,
 }
 
 /// Why a check could not be done.

@@ -27,6 +27,8 @@ pub enum Asked {
     Reload(oneshot::Sender<Result<Reloaded, ReloadFault>>),
     /// Look the names up again; [`LookUps`] tells when the config in force has them.
     LookNamesUp,
+    /// Say that the loop is alive.
+    Pulse(oneshot::Sender<()>),
 }
 
 /// Look-ups that are done, told by the daemon's loop.

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 use super::{
-    Daemon, Fatal, Parts, Signal,
+    Daemon, Fatal, Parts, Signal, keep,
     profile::Workshop,
     run::{RunFault, runtime, to_its_end},
 };
@@ -38,6 +38,7 @@ use crate::{
     server,
     source::{ReadSecret, Reading, SourceFault, Stamp},
     store::{Identity, Reader},
+    systemd::Notifier,
     timer::KernelTime,
     token::Generation,
     units::Units,
@@ -148,6 +149,9 @@ async fn serve(
         metrics,
         own_uid: geteuid().as_raw(),
         degraded: Vec::new(),
+        notifier: Notifier::none(),
+        watchdog: None,
+        found: keep::Found::default(),
     });
     let daemon = tokio::select! {
         signal = ending.next() => {

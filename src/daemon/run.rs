@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    Daemon, Fatal, Parts, Signal, load,
+    Daemon, Fatal, Parts, Signal, keep, load,
     profile::{Blocking, Workshop},
 };
 use crate::{
@@ -29,6 +29,7 @@ use crate::{
     names, refresh,
     server::{self, BindFault},
     source,
+    systemd::{ActivationFault, Manager},
     timer::KernelTime,
     units::Units,
 };
@@ -51,6 +52,9 @@ pub enum RunFault {
     /// No socket.
     #[error(transparent)]
     Bind(#[from] BindFault),
+    /// What the service manager passes is not for us to serve.
+    #[error(transparent)]
+    Activation(#[from] ActivationFault),
     /// A group that cannot be given.
     #[error("cannot give the socket to the group {group}\n{why}\n{remedy}")]
     Group {
@@ -73,11 +77,17 @@ pub enum RunFault {
 
 /// Runs the agent until it is told to stop.
 pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
+    // First: what it passes has the next numbers, and nobody else may see its variables.
+    let Manager { passed, notifier, watchdog } = Manager::take()?;
     degraded.extend(hardening::no_new_privileges().err());
     let descriptors = hardening::raise_descriptor_limit();
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     let mut draft = load::from_files(path);
-    let group = draft.agent_key("socket_group").map_or(Ok(None), socket_group);
+    let group = match (&passed.listener, draft.agent_key("socket_group")) {
+        // Mode and group of a socket that systemd made are its unit's to say.
+        (Some(_), _) | (None, None) => Ok(None),
+        (None, Some(agent)) => socket_group(agent),
+    };
     if draft.is_faulty() || group.is_err() {
         // Nothing is bound, so all that is wrong is told here, at once.
         let workshop = Workshop::for_check(credentials.clone());
@@ -103,13 +113,28 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
             "the limit of open files could not be raised; it stays as it is"
         );
     }
-    let mode = config.agent.socket_mode;
-    let bound = server::bind(server::Address { path: &config.agent.socket, mode, group })?;
+    for name in &passed.unknown {
+        tracing::warn!(
+            name,
+            "the service manager passed a descriptor that the agent does not know; it is closed"
+        );
+    }
+    let (listener_of_ours, place) = match passed.listener {
+        Some(listener) => (listener, None),
+        None => {
+            let (path, mode) = (&config.agent.socket, config.agent.socket_mode);
+            let bound = server::bind(server::Address { path, mode, group })?;
+            (bound.listener, Some(bound.place))
+        }
+    };
     for missing in &degraded {
         metrics.degrade(missing.protection.as_str());
         tracing::warn!("{missing}");
     }
-    let socket = config.agent.socket.clone();
+    let address = listener_of_ours.local_addr().ok();
+    let socket = address.as_ref().and_then(|address| address.as_pathname()).unwrap_or(&config.agent.socket);
+    let socket = socket.to_owned();
+    let found = keep::Found::on_this_host(passed.stored);
     let path = PathBuf::from(path);
     let degraded = degraded.iter().map(ToString::to_string).collect();
     // What the socket was bound by is what is put in force first; a reload reads anew.
@@ -129,7 +154,7 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
             signals_of_the_kernel(listener).map_err(|why| RunFault::System { what: "no signals", why })?;
         let parts = Parts {
             read: Arc::new(read),
-            listener: bound.listener,
+            listener: listener_of_ours,
             time: time.clone(),
             wall_steps: Some(wall_steps),
             workshop: Arc::new(Workshop {
@@ -146,6 +171,9 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
             metrics,
             own_uid: geteuid().as_raw(),
             degraded,
+            notifier,
+            watchdog,
+            found,
         };
         let served = async move {
             let start = Daemon::start(parts);
@@ -176,7 +204,7 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
             () = heard => Err(Fatal::Lost("signals").into()),
         }
     });
-    drop(bound.place);
+    drop(place);
     ended
 }
 

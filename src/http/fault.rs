@@ -78,6 +78,7 @@ impl NetworkFault {
             kind: self.kind,
             schedule: Schedule::Transient,
             retry_after: None,
+            code: None,
             text: self.to_line(endpoint),
         }
     }

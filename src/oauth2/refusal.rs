@@ -14,7 +14,7 @@ use super::{
     words::{line, quoted, scrubbed, without_tokens},
 };
 use crate::{
-    failure::{Failure, FailureKind, Schedule},
+    failure::{Failure, FailureKind, Schedule, known_code},
     secret::Secret,
 };
 
@@ -70,10 +70,15 @@ impl Rejection {
                 format!("{}: {}", clean(code, MAX_CODE), clean(description, MAX_DESCRIPTION))
             }
         };
+        let code = match &self.why {
+            Why::Ours(_) => None,
+            Why::Theirs { code, .. } => known_code(code),
+        };
         Failure {
             kind: self.kind,
             schedule: self.schedule,
             retry_after: self.retry_after,
+            code,
             text: line(&what, &why, self.remedy),
         }
     }

@@ -62,7 +62,8 @@ impl Bench {
     }
 
     fn fail(&mut self, schedule: Schedule, retry_after: Option<Duration>) {
-        let failure = Failure { kind: FailureKind::ProviderError, schedule, retry_after, text: "".into() };
+        let failure =
+            Failure { kind: FailureKind::ProviderError, schedule, retry_after, code: None, text: "".into() };
         self.machine.handle_failed(self.now.boot, &failure);
     }
 

@@ -83,8 +83,13 @@ mod tests {
             (3_661, Refused, "invalid_client", Loud),
             (3_662, ProviderError, "502", Loud),
         ] {
-            let failure =
-                Failure { kind, schedule: Schedule::Transient, retry_after: None, text: text.into() };
+            let failure = Failure {
+                kind,
+                schedule: Schedule::Transient,
+                retry_after: None,
+                code: None,
+                text: text.into(),
+            };
             let now = Timestamp::from_boot(Duration::from_secs(second));
             assert_eq!(journal.failed(now, &failure), expected, "{second}: {text}");
         }

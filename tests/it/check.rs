@@ -6,13 +6,13 @@ use std::{
     process::Output,
 };
 
-use crate::host::{Host, is_root, messages, printed, shown};
+use crate::host::{Host, User, check_as_ourselves, is_root, messages, printed, shown};
 
 /// A word that stands in configs and must come out nowhere.
 const CANARY: &str = "C4N4RY";
 
 fn check(host: &Host, arguments: &[&str]) -> Output {
-    let mut command = host.daemon(&["check"]);
+    let mut command = host.daemon(check_as_ourselves());
     let output = command.args(arguments).env_remove("CREDENTIALS_DIRECTORY").output().unwrap();
     assert!(!shown(&output).contains(CANARY), "{}", shown(&output));
     output
@@ -55,7 +55,7 @@ fn every_kind_of_fault_is_told_at_once_and_no_value() {
         ("socket = \"@C4N4RY\"", "agent.socket: "),
         ("socket_mode = \"C4N4RY\"", "agent.socket_mode: "),
         ("root = \"C4N4RY\"", "agent.root: "),
-        ("ready = \"tokens\"", "agent.ready: "),
+        ("ready = \"C4N4RY\"", "agent.ready: "),
         ("unit_slices = [\"C4N4RY\"]", "agent.unit_slices[0]: "),
         ("admin = [\"user:root\", \"C4N4RY\"]", "agent.admin[1]: "),
         ("proxy = \"http://C4N4RY:C4N4RY@proxy:3128\"", "agent.proxy: "),
@@ -273,4 +273,35 @@ fn connect_ends_at_the_step_that_fails_and_with_69() {
         assert_eq!(messages(&output).lines().count(), 1, "{what}: {}", shown(&output));
     }
     assert_eq!(host.issuer.control.granted_count(), 0);
+}
+
+#[test]
+fn root_checks_as_the_user_whose_files_they_are() {
+    if !is_root("root_checks_as_the_user_whose_files_they_are") {
+        return;
+    }
+    let host = Host::new(CANARY);
+    host.config(&host.profile("bloom", ""));
+    // Every Debian has the user, and its uid is 1.
+    host.give("secret", 1);
+    let checked = |user: &str| {
+        let mut command = host.daemon(&["check", "--user", user]);
+        command.env_remove("CREDENTIALS_DIRECTORY").output().unwrap()
+    };
+    let theirs = checked("daemon");
+    assert!(theirs.status.success(), "{}", shown(&theirs));
+    assert!(messages(&theirs).contains("note: checked as the user daemon; --user names another"));
+    assert_eq!(checked("root").status.code(), Some(78));
+    let nobodys = checked("no-such-user-9f2");
+    assert_eq!(nobodys.status.code(), Some(71));
+    assert!(
+        messages(&nobodys)
+            .contains("cannot check as the user no-such-user-9f2\nthis host knows no such user\n")
+    );
+    // Who is not root becomes nobody else.
+    let mut command = User::new(1, 1, &[]).command(&host.program("bloom-agent"));
+    let denied =
+        command.args(["check", "--user", "root", "--config"]).arg(host.path("config.toml")).output().unwrap();
+    assert_eq!(denied.status.code(), Some(71), "{}", shown(&denied));
+    assert!(messages(&denied).contains("run it as root"));
 }

@@ -7,6 +7,7 @@
     reason = "a test says so by failing, and aloud that it was skipped"
 )]
 
+mod activation;
 mod admin;
 mod architecture;
 mod audit;
@@ -31,6 +32,7 @@ mod requests;
 mod secrets;
 mod serving;
 mod shutdown;
+mod stored;
 mod support;
 mod swap;
 mod uids;

@@ -201,6 +201,7 @@ impl Socket {
             faults: Arc::new(Answers),
             metrics: Metrics::new("0", DroppedLines::default(), Panics::default()),
             patience: setting.patience,
+            pulse: tokio::sync::mpsc::channel(1).1,
         };
         let mut serving = JoinSet::new();
         serving.spawn(server.serve(bound.listener, phases));

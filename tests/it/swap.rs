@@ -64,6 +64,7 @@ fn idle_rotator(time: &ManualTime) -> (Rotator, Handle) {
         audience: None,
         obtain: Arc::new(Never),
         secret_changes: None,
+        preserve: None,
     };
     rotator::rotator(task, Arc::new(time.clone()), publisher, 1).unwrap()
 }
@@ -144,6 +145,7 @@ async fn a_token_that_rotates_in_the_instant_of_a_reload_is_not_given_by_the_old
             faults: Agent::faults(),
             metrics,
             patience: Patience::default(),
+            pulse: tokio::sync::mpsc::channel(1).1,
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(server.serve(bound.listener, phase_seen));

@@ -1,0 +1,47 @@
+# the service has no privilege, and the manager keeps sealed memfds for it and nothing else
+# shellcheck shell=bash source=tests/systemd/words.sh
+. /opt/tests/words.sh
+
+clean_slate
+secret bloom "$first_secret"
+secret other "$first_secret"
+configure "$(profile bloom)" "$(profile other)"
+systemctl start bloom-agent.service
+for name in bloom other; do token $name >/dev/null; done
+
+score=$(systemd-analyze security bloom-agent.service --no-pager | sed -n 's/.*Overall exposure level for .*: \([0-9.]*\) .*/\1/p')
+[[ $(printf '%s\n1.2\n' "$score" | sort -n | tail -n 1) == 1.2 ]] || die "the exposure is $score"
+status=$(<"/proc/$(main_pid)/status")
+for line in $'CapEff:\t0000000000000000' $'CapPrm:\t0000000000000000' $'CapBnd:\t0000000000000000' \
+    $'CapAmb:\t0000000000000000' $'NoNewPrivs:\t1' $'Seccomp:\t2' "Uid:	$(id -u bloom-agent)"; do
+    has "$line" "$status"
+done
+
+# Rotations replace what is stored. The manager's descriptors are looked at as they are, in PID 1.
+for name in bloom other bloom bloom other; do bloom-agent-cli refresh $name; done
+settled() { [[ $(property NFileDescriptorStore) == 2 ]]; }
+within 5 settled
+python3 - <<'PYTHON'
+import fcntl, os, stat
+found = 0
+for number in os.listdir("/proc/1/fd"):
+    try:
+        name = os.readlink(f"/proc/1/fd/{number}")
+    except FileNotFoundError:
+        continue
+    if name.startswith("/memfd:") and "bloom" in name:
+        found += 1
+        with open(f"/proc/1/fd/{number}", "rb") as file:
+            seals = fcntl.fcntl(file, fcntl.F_GET_SEALS)
+            assert seals & 0xF == 0xF, (name, seals)
+            assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077 == 0, name
+            assert b"bloom-dev." in file.read(), name
+assert found == 2, found
+PYTHON
+[[ $manager -lt 254 ]] || has token.bloom. "$(systemd-analyze fdstore bloom-agent.service)"
+
+printf 'cannot be shown here: %s\n' \
+    'MemoryMax=, TasksMax= and CPUQuota= are not enforced (those controllers are the machine'"'"'s own)' \
+    'a limit of locked memory above 8 MiB' \
+    'a TPM (LoadCredentialEncrypted= is seen with the key of the host)' \
+    "the kernels of Debian 12 and 13 (this one is $(uname -r): their ways to a unit are forced)"
