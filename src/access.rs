@@ -6,6 +6,7 @@
 //! - uid 65534 (`nobody`, and every uid that a user namespace does not map) is admitted by nothing;
 //! - a name that nobody has matches nobody, and an unknown unit is no unit.
 
+pub mod consumer;
 pub mod directory;
 pub mod selector;
 pub mod unit;
@@ -16,6 +17,7 @@ use std::{
     sync::Arc,
 };
 
+pub use consumer::{Consumer, NotAConsumer};
 pub use directory::{DYNAMIC_IDS, Directory, IsDynamic, Lookup, Name};
 pub use selector::{Selector, SelectorFault, Term};
 pub use unit::{Placement, SliceFault, SliceName, UnitName, UnitPattern};
@@ -84,6 +86,8 @@ pub enum Verb {
     Report,
     /// Health of the profile.
     Health,
+    /// A unit's `LoadCredential=`. Only rules by unit matter to it, and being root does not ([`consumer`]).
+    Credential,
     /// Anything of AdminService. No profile's rules matter to it.
     Admin,
 }
@@ -154,6 +158,9 @@ impl Decision {
 pub fn decide(policy: &Policy, rules: &Rules, peer: &Peer, verb: Verb) -> Decision {
     if peer.uid == OVERFLOW_UID {
         return Decision::Deny;
+    }
+    if verb == Verb::Credential {
+        return consumer::decide(rules, peer);
     }
     let root = peer.uid == ROOT_UID;
     if root && (policy.root == RootAccess::Always || verb == Verb::Admin) {

@@ -226,6 +226,20 @@ fn being_the_owner_helps_neither_65534_nor_a_root_that_goes_by_rule() {
 }
 
 #[test]
+fn a_credential_goes_by_rules_of_units_whoever_root_is() {
+    let rules = allow(&["uid:0", "unit:loans.service"]);
+    for root in [RootAccess::Always, RootAccess::ByRule] {
+        let policy = policy(root, ROOT_UID, &["uid:0"]);
+        let decided = |rules: &Rules, peer: Peer| decide(&policy, rules, &peer, Verb::Credential);
+        assert_eq!(decided(&rules, in_unit(peer(0, 0, &[]), "loans.service")), line("unit:loans.service"));
+        assert_eq!(decided(&rules, peer(0, 0, &[])), Decision::Deny);
+        assert_eq!(decided(&rules, in_unit(peer(5, 5, &[]), "loans.service")), Decision::Deny);
+        assert_eq!(decided(&rules, in_unit(peer(OVERFLOW_UID, 0, &[]), "loans.service")), Decision::Deny);
+        assert_eq!(decided(&Rules::OwnerOnly, in_unit(peer(0, 0, &[]), "loans.service")), Decision::Deny);
+    }
+}
+
+#[test]
 fn who_is_an_admin() {
     let cases: &[(&str, RootAccess, &[&str], Peer, Decision)] = &[
         ("root is", RootAccess::Always, &[], peer(0, 0, &[]), by(Rule::Root)),

@@ -93,13 +93,14 @@ pub enum LogLevel {
 }
 
 /// `log.format`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// A line for people.
-    #[default]
     Text,
     /// A JSON object a line.
     Json,
+    /// Entries of systemd's journal.
+    Journal,
 }
 
 /// `[log]`.
@@ -107,8 +108,8 @@ pub enum LogFormat {
 pub struct LogConfig {
     /// `level`.
     pub level: LogLevel,
-    /// `format`.
-    pub format: LogFormat,
+    /// `format`, where it is written; without it stderr decides (it may be the journal).
+    pub format: Option<LogFormat>,
 }
 
 pub(super) fn agent(table: &Table<'_>, report: &mut Report) -> AgentConfig {
@@ -225,13 +226,9 @@ pub(super) fn log(table: &Table<'_>, report: &mut Report) -> LogConfig {
         ("debug", LogLevel::Debug),
         ("trace", LogLevel::Trace),
     ];
-    let formats = [("text", Some(LogFormat::Text)), ("json", Some(LogFormat::Json)), ("journal", None)];
-    let level = table.choice("level", &levels, report).map(|item| item.value).unwrap_or_default();
-    let format = table.choice("format", &formats, report).and_then(|item| {
-        if item.value.is_none() {
-            report.unsupported(&item.spot, "write format = \"text\" or \"json\"");
-        }
-        item.value
-    });
-    LogConfig { level, format: format.unwrap_or_default() }
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json), ("journal", LogFormat::Journal)];
+    LogConfig {
+        level: table.choice("level", &levels, report).map(|item| item.value).unwrap_or_default(),
+        format: table.choice("format", &formats, report).map(|item| item.value),
+    }
 }

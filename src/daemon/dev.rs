@@ -133,6 +133,8 @@ async fn serve(
     let start = Daemon::start(Parts {
         read: Arc::new(move || config.clone()),
         listener: bound.listener,
+        credential: None,
+        find_unit: None,
         time: time.clone(),
         wall_steps: Some(wall_steps),
         workshop: Arc::new(Workshop {

@@ -113,8 +113,10 @@ pub fn log_config(config: &config::LogConfig) -> log::LogConfig {
         LogLevel::Trace => tracing::Level::TRACE,
     };
     let format = match config.format {
-        LogFormat::Text => log::Format::Text,
-        LogFormat::Json => log::Format::Json,
+        None => log::Format::usual(),
+        Some(LogFormat::Text) => log::Format::Text,
+        Some(LogFormat::Json) => log::Format::Json,
+        Some(LogFormat::Journal) => log::Format::Journal,
     };
     log::LogConfig { level, format, ..log::LogConfig::default() }
 }

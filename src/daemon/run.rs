@@ -155,6 +155,8 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
         let parts = Parts {
             read: Arc::new(read),
             listener: listener_of_ours,
+            credential: passed.credential,
+            find_unit: None,
             time: time.clone(),
             wall_steps: Some(wall_steps),
             workshop: Arc::new(Workshop {

@@ -14,7 +14,7 @@ use super::{
     status::Refusal,
 };
 use crate::{
-    access::{Decision, Rule, Verb},
+    access::{Decision, Peer, Rule, Verb},
     audit::{AdminCall, Told},
     server::Connection,
     token::{ProfileName, Token},
@@ -151,13 +151,17 @@ impl Agent {
         }
     }
 
-    pub(super) fn note_denial(&self, connection: &Connection, verb: Verb, name: &str) {
+    /// Counts and audits a denial of `peer`. A `name` that no profile has is not told.
+    pub(crate) fn note_denial_of(&self, peer: &Peer, verb: Verb, name: &str) {
         let snapshot = self.snapshot();
-        let peer = connection.peer_in(snapshot.access.unit_slices());
         let known = snapshot.profiles.get_key_value(name).map(|(name, _)| name);
         self.metrics.denied(verb);
         self.audit.denied(peer, verb, known);
         self.control.denial_noted();
+    }
+
+    pub(super) fn note_denial(&self, connection: &Connection, verb: Verb, name: &str) {
+        self.note_denial_of(connection.peer_in(self.snapshot().access.unit_slices()), verb, name);
     }
 }
 

@@ -65,7 +65,7 @@ fn every_kind_of_fault_is_told_at_once_and_no_value() {
         ("callz = 1", "limits.callz: "),
         ("[log]", ""),
         ("level = \"C4N4RY\"", "log.level: "),
-        ("format = \"journal\"", "log.format: "),
+        ("format = \"C4N4RY\"", "log.format: "),
         ("[surprise]", "surprise: "),
         ("key = \"C4N4RY\"", ""),
         ("[tokens.a]", ""),

@@ -14,6 +14,7 @@ mod audit;
 mod callers;
 mod check;
 mod cli;
+mod credential;
 mod crowds;
 mod demands;
 mod dev;

@@ -17,6 +17,7 @@ use std::{
 use bloom_agent::{
     clock::{Clock, Timestamp},
     config::{Draft, Kind, SourceFile},
+    credential::FindUnit,
     daemon::{Daemon, Fatal, Parts, Signal, keep::Found, load::ReadConfig, profile::Workshop},
     dev_issuer::{Control, DevIssuer, Dialect, Options},
     locked::LockedPages,
@@ -35,7 +36,7 @@ use nix::unistd::geteuid;
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
 pub(crate) use self::{
-    callers::{as_caller, as_member, skipped_without_root},
+    callers::{as_caller, as_member, as_uid, skipped_without_root},
     client::{Client, Next, refusal, retry_delay},
 };
 
@@ -51,9 +52,6 @@ pub(crate) async fn soon<T>(what: &str, event: impl Future<Output = T>) -> T {
     timeout(HANG, event).await.unwrap_or_else(|_| panic!("never: {what}"))
 }
 
-/// Makes what looks units up, at each start.
-type MakeUnits = Box<dyn Fn(Arc<dyn Clock>, Arc<Metrics>) -> Arc<Units> + Send + Sync>;
-
 /// What a story starts with.
 pub(crate) struct Setting {
     /// `[limits]`, `key = value` lines.
@@ -65,9 +63,11 @@ pub(crate) struct Setting {
     /// The clock that lives are counted on, made from the one that the story moves.
     pub(crate) clock: Box<dyn FnOnce(ManualTime) -> Arc<dyn Clock> + Send>,
     /// Where callers' units are looked up.
-    pub(crate) units: MakeUnits,
+    pub(crate) units: Box<dyn Fn(Arc<dyn Clock>, Arc<Metrics>) -> Arc<Units> + Send + Sync>,
     /// In the place of all secret files.
     pub(crate) secret: Option<Arc<dyn ReadSecret>>,
+    /// With it there is a socket for credentials, open to every uid.
+    pub(crate) find_unit: Option<FindUnit>,
     /// Done to the issuer before the agent asks it for the first time.
     pub(crate) before: fn(&Control),
     /// The way to the service manager.
@@ -88,6 +88,7 @@ impl Default for Setting {
             clock: Box::new(|time| Arc::new(time)),
             units: Box::new(Units::of_this_host),
             secret: None,
+            find_unit: None,
             before: |_| (),
             notifier: Notifier::none(),
             found: Found::default(),
@@ -124,7 +125,6 @@ pub(crate) struct Agent {
     config: Arc<Mutex<String>>,
     read: Arc<ReadConfig>,
     clock: Arc<dyn Clock>,
-    units: MakeUnits,
     secret: Option<Arc<dyn ReadSecret>>,
     readers: Vec<(String, Identity, Reader)>,
     path: PathBuf,
@@ -132,6 +132,9 @@ pub(crate) struct Agent {
     daemon: JoinSet<Result<(), Fatal>>,
     issuing: JoinSet<()>,
     place: Option<Place>,
+    credential_place: Option<Place>,
+    units: Box<dyn Fn(Arc<dyn Clock>, Arc<Metrics>) -> Arc<Units> + Send + Sync>,
+    find_unit: Option<FindUnit>,
     directory: tempfile::TempDir,
     _log: tracing::dispatcher::DefaultGuard,
 }
@@ -143,7 +146,8 @@ impl Agent {
     }
 
     pub(crate) async fn start_with(setting: Setting) -> Self {
-        let Setting { limits, tokens, issuer, clock, units, secret, before, notifier, found } = setting;
+        let Setting { limits, tokens, issuer, clock, units, secret, find_unit, before, notifier, found } =
+            setting;
         // In /tmp and open to all, so that another uid can reach the socket: what is tested is the wall behind it.
         let directory = tempfile::Builder::new()
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
@@ -185,14 +189,16 @@ impl Agent {
             limits,
             config,
             read: Arc::new(read),
-            units,
             secret,
             readers: Vec::new(),
             path,
             signals: mpsc::channel(1).0,
             daemon: JoinSet::new(),
             issuing,
+            units,
+            find_unit,
             place: None,
+            credential_place: None,
             directory,
             _log,
         };
@@ -205,12 +211,20 @@ impl Agent {
     pub(crate) async fn begin(&mut self, notifier: Notifier, found: Found) {
         let bound = server::bind(server::Address { path: &self.path, mode: 0o666, group: None }).unwrap();
         self.place = Some(bound.place);
+        let credential = self.find_unit.is_some().then(|| {
+            let path = self.directory.path().join("credential.sock");
+            server::bind(server::Address { path: &path, mode: 0o666, group: None }).unwrap()
+        });
+        let (credential, credential_place) = credential.map(|bound| (bound.listener, bound.place)).unzip();
+        self.credential_place = credential_place;
         let metrics = Metrics::new("test", DroppedLines::default(), Panics::default());
         let (signals, signalled) = mpsc::channel(4);
         self.signals = signals;
         let daemon = Daemon::start(Parts {
             read: Arc::clone(&self.read),
             listener: bound.listener,
+            credential,
+            find_unit: self.find_unit.clone(),
             time: Arc::new(self.time.clone()),
             wall_steps: None,
             workshop: Arc::new(Workshop {
@@ -282,6 +296,11 @@ impl Agent {
     /// Where it listens.
     pub(crate) fn socket(&self) -> &Path {
         &self.path
+    }
+
+    /// Where units ask for credentials.
+    pub(crate) fn credential_socket(&self) -> PathBuf {
+        self.directory.path().join("credential.sock")
     }
 
     /// All that was logged by the agent's own thread, at TRACE.
