@@ -10,6 +10,7 @@
 pub mod check;
 pub mod control;
 pub mod dev;
+pub mod keep;
 pub mod load;
 mod lookup;
 mod manager;
@@ -35,15 +36,16 @@ use crate::{
     log::Log,
     metrics::Metrics,
     peer,
-    rotator::Handle,
+    rotator::{Handle, Preserve, Settings, State},
     server::{self, Phase},
     service::{self, Agent, snapshot::Snapshot},
     store::{Identity, Reader},
-    systemd::{Notifier, State},
+    systemd::{self, Notifier},
     timer::{Time, WallSteps},
     token::ProfileName,
 };
 use control::{Asked, Control};
+use keep::Keeper;
 use load::Prepared;
 use profile::{Built, Workshop};
 use tasks::{End, Tasks};
@@ -72,6 +74,8 @@ pub struct Parts {
     pub notifier: Notifier,
     /// How long it waits for a sign of life, where it does.
     pub watchdog: Option<Duration>,
+    /// What it has kept of the process before this one.
+    pub found: keep::Found,
 }
 
 /// Why a daemon cannot start, or go on.
@@ -147,6 +151,7 @@ pub struct Daemon {
     /// Configs put in force.
     commits: u64,
     reloads: reload::Queue,
+    keeper: Option<Arc<Keeper>>,
     look_ups: lookup::Queue,
     notifier: Notifier,
     /// What the manager hears of reloads.
@@ -175,6 +180,7 @@ impl Daemon {
             degraded,
             notifier,
             watchdog,
+            found,
         } = parts;
         let started = time.now();
         let prepared =
@@ -192,8 +198,12 @@ impl Daemon {
         }));
         let denied = Arc::new(Notify::new());
         let audit = Arc::new(Audit::new(time.clone()));
-        let pages = Arc::clone(&workshop);
-        let degraded = move || degraded.iter().cloned().chain(pages.degraded()).collect();
+        let keeper = Keeper::new(found, &notifier, &time, &metrics, &workshop.pages);
+        let (pages, kept) = (Arc::clone(&workshop), keeper.clone());
+        let degraded = move || {
+            let kept = kept.as_ref().map(|keeper| keeper.degraded()).unwrap_or_default();
+            degraded.iter().cloned().chain(pages.degraded()).chain(kept).collect()
+        };
         let (look_ups, look_ups_seen) = watch::channel(0);
         let control = Control::new(
             asked_sender.clone(),
@@ -257,11 +267,13 @@ impl Daemon {
             descriptors: hardening::descriptor_limit(),
             commits: 0,
             reloads: reload::Queue::default(),
+            keeper,
             look_ups: lookup::Queue::new(look_ups),
             notifier,
             reloaded,
         };
         daemon.commit(prepared).await.map_err(Fatal::Config)?;
+        daemon.keep()?;
         daemon
             .tasks
             .spawn("accept loop", async move { Ended::Server(server.serve(listener, phase_seen).await) });
@@ -298,7 +310,7 @@ impl Daemon {
                         }
                         tracing::info!("stopping: no new connections; open calls have 5 s");
                         // A courtesy: a manager that does not read sees us end all the same.
-                        let _unread = self.notifier.tell(&[State::Stopping, State::Status("stopping: open calls have 5 s")]);
+                        let _unread = self.notifier.tell(&[systemd::State::Stopping, systemd::State::Status("stopping: open calls have 5 s")]);
                     }
                 },
                 Some(asked) = self.asked.recv() => match asked {
@@ -340,9 +352,30 @@ impl Daemon {
                 },
             }
         }
+        // The rotators leave what they were at as they end.
         self.tasks.shutdown().await;
+        if let Some(keeper) = &self.keeper {
+            keeper.flush().await;
+        }
         self.audit.flush();
         Ok(())
+    }
+
+    /// All that was found has been asked for; from now on the manager is given what is new.
+    fn keep(&mut self) -> Result<(), Fatal> {
+        let Some(keeper) = self.keeper.clone() else { return Ok(()) };
+        keeper.settle_in();
+        let alarm = self.time.alarm().map_err(|why| Fatal::System { what: "no timer can be had", why })?;
+        self.tasks.spawn("keeper of tokens", async move { match keeper.run(alarm).await {} });
+        Ok(())
+    }
+
+    fn preserve(&self) -> Option<Arc<dyn Preserve>> {
+        self.keeper.clone().map(|keeper| -> Arc<dyn Preserve> { keeper })
+    }
+
+    fn follow(&self, name: &ProfileName, identity: Identity, built: &Built) -> Option<(State, Settings)> {
+        self.keeper.as_ref()?.follow(name, identity, built)
     }
 
     fn spawn_rotator(&mut self, name: ProfileName, rotator: crate::rotator::Rotator) {
@@ -361,7 +394,8 @@ impl Daemon {
         let now = self.time.now();
         let held = running.reader.current(running.identity, now.boot);
         let attempts = running.reader.attempts();
-        let made = profile::rotator(name, running.identity, running.built.clone(), &self.time, now);
+        let (identity, built) = (running.identity, running.built.clone());
+        let made = profile::rotator(name, identity, built, self.preserve(), &self.time, now);
         let (running, mut rotator) =
             made.map_err(|why| Fatal::System { what: "no timer can be had", why })?;
         rotator.succeed(&attempts, held);

@@ -10,9 +10,9 @@
 //! L4 faces  client · cli · arguments · exit · bin/bloom-agent · bin/bloom-agent-cli
 //! L3 life   daemon (composes, reloads, shuts down) · server (accept loop, limits, drain) · service (gRPC handlers)
 //!           rotator (the task of one token) · obtain (source → oauth2 → http) · store (Publisher / Reader)
-//! L2 edges  http · source · files · names · peer · timer · locked · hardening · wiping · log · audit · metrics ·
+//! L2 edges  http · source · files · names · peer · timer · locked · sealed · hardening · wiping · log · audit · metrics ·
 //!           systemd (what the manager hands over and is told) · dev_issuer
-//! L1 rules  oauth2 · refresh · access · limits · config
+//! L1 rules  oauth2 · refresh · access · limits · config · stored
 //! L0 words  secret · token · failure · clock · pb (generated)
 //! ```
 //!
@@ -64,11 +64,13 @@ pub mod pb;
 pub mod peer;
 pub mod refresh;
 pub mod rotator;
+pub mod sealed;
 pub mod secret;
 pub mod server;
 pub mod service;
 pub mod source;
 pub mod store;
+pub mod stored;
 pub mod systemd;
 pub mod timer;
 pub mod token;

@@ -12,6 +12,7 @@ pub use provider::{Deviates, Keep, ProviderObtain, ProviderParts};
 
 use crate::{
     failure::Failure,
+    stored::Mark,
     token::{AccessToken, Life, Scope},
 };
 
@@ -34,6 +35,9 @@ pub struct Outcome {
     /// Token requests that it took: 0 (no secret could be read, or no connection came about), 1 or 2 (the other
     /// secret). One without an answer counts: a token may have been minted.
     pub requests: u32,
+    /// After a refusal, or where no secret could be read: what was read, so that another process can tell whether that
+    /// has changed ([`ProviderObtain::secret_changed_since`]).
+    pub refused: Option<Mark>,
 }
 
 /// What [`Obtain::obtain`] returns.

@@ -12,6 +12,7 @@
 pub mod backoff;
 pub mod budget;
 pub mod schedule;
+mod standing;
 mod words;
 
 #[cfg(test)]
@@ -26,6 +27,7 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use self::{backoff::Backoff, budget::Budget, schedule::Draw};
 pub use self::{
     schedule::{Policy, PolicyFault},
+    standing::{Failing, Held, Standing},
     words::{Action, Adoption, Answer, Demand, Grant, Health, Novelty},
 };
 use crate::{
@@ -67,29 +69,11 @@ pub struct Refresh {
     last_mended: Option<Timestamp>,
 }
 
-/// The token that is served.
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    generation: Generation,
-    life: Life,
-    draw: Draw,
-    /// A caller's API refused it.
-    reported: bool,
-}
-
 #[derive(Clone, Copy, Debug)]
 struct Flight {
     started: Timestamp,
     /// Something was mended meanwhile, which the attempt may have read too early to see.
     mended: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Failing {
-    backoff: Backoff,
-    count: u32,
-    last: Schedule,
-    retry: Timestamp,
 }
 
 impl Refresh {
@@ -232,6 +216,32 @@ impl Refresh {
         Adoption::Served
     }
 
+    /// The machine of the process before this one stood like this: what it knew and waited for goes on. A token whose life
+    /// is over by now is not served; a moment that has passed meanwhile is now. Before anything else is handled.
+    pub fn handle_restored(&mut self, now: Now, standing: Standing) -> Adoption {
+        let Standing { generation, held, granted, failing, budget, last_stepped, last_mended } = standing;
+        self.generation = self.generation.max(generation);
+        (self.held, self.granted, self.failing, self.budget) = (held, granted, failing, budget);
+        (self.last_stepped, self.last_mended) = (last_stepped, last_mended);
+        if held.is_none_or(|held| now.boot >= held.life.served_until()) {
+            // Nobody has seen it served, so there is nothing to tell of its end.
+            self.take_away(now.boot);
+            return Adoption::Unneeded;
+        }
+        // Nobody listened for steps while nobody ran.
+        self.handle_wall_step(now);
+        Adoption::Served
+    }
+
+    /// The process ends in the middle of an attempt, whose outcome nobody will see: that counts as a failure, so that
+    /// restarts are no way to ask a provider that hangs more often.
+    pub fn handle_cut(&mut self, now: Timestamp) {
+        if self.flight.is_some() {
+            self.end_flight(now);
+            self.fail(Schedule::Transient, None, now);
+        }
+    }
+
     /// Somebody asks for a newer token.
     pub fn handle_demand(&mut self, now: Timestamp, demand: Demand) -> Answer {
         self.handle_timeout(now);
@@ -337,6 +347,19 @@ impl Refresh {
     /// Whether the last attempt was refused, or could not read the secret: somebody has to mend something.
     pub fn is_refused(&self) -> bool {
         self.failing.is_some_and(|failing| failing.last == Schedule::Refusal)
+    }
+
+    /// All that is to outlive the process, for [`Self::handle_restored`]. Taken when an attempt has settled.
+    pub fn standing(&self) -> Standing {
+        Standing {
+            generation: self.generation,
+            held: self.held,
+            granted: self.granted,
+            failing: self.failing,
+            budget: self.budget,
+            last_stepped: self.last_stepped,
+            last_mended: self.last_mended,
+        }
     }
 
     /// How the profile does at `now`.

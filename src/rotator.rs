@@ -5,10 +5,12 @@
 //! - It holds one request at most, as a future of its own: nobody else can start one, and no caller can cancel it.
 //! - It ends when it is told to, when the last [`Handle`] is gone, when the kernel takes its clock away, or with a panic of
 //!   [`crate::obtain::Obtain`]. Its readers then see [`crate::store::Closed`]; whoever runs it must look at how it ended.
+//! - What it knows is given to [`Preserve`] once for each attempt that has settled, so that a restart costs nothing.
 //! - No token is ever logged. A failure that repeats itself is logged rarely (`journal`).
 
 mod handle;
 mod journal;
+mod preserve;
 #[cfg(test)]
 mod tests;
 
@@ -16,10 +18,13 @@ use std::{future::Future, io, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 
-pub use self::handle::{Changed, Changes, Handle, Task};
 use self::{
     handle::Command,
     journal::{Journal, Loudness},
+};
+pub use self::{
+    handle::{Changed, Changes, Handle, Task},
+    preserve::{Preserve, Settings, State},
 };
 use crate::{
     clock::{Now, WallTime},
@@ -27,6 +32,7 @@ use crate::{
     obtain::{Obtained, Outcome},
     refresh::{Action, Adoption, Grant, Novelty, Refresh},
     store::{Attempts, Phase, Publisher},
+    stored::Mark,
     timer::{Alarm, Time},
     token::{Generation, Token},
 };
@@ -56,6 +62,8 @@ pub fn rotator(
         requests: 0,
         last_failure: None,
         expires: None,
+        mark: None,
+        since: None,
         told: None,
         journal: Journal::default(),
         task,
@@ -88,6 +96,10 @@ pub struct Rotator {
     requests: u64,
     last_failure: Option<Arc<(Failure, Now)>>,
     expires: Option<WallTime>,
+    /// The secrets that the last attempt was refused with, or could not read.
+    mark: Option<Mark>,
+    /// The same of the process before this one, until an attempt of our own has settled.
+    since: Option<Mark>,
     /// What the readers were told last: they are not woken to hear it again.
     told: Option<Attempts>,
     journal: Journal,
@@ -99,16 +111,45 @@ impl Rotator {
     pub fn adopt(&mut self, token: Arc<Token>) -> Adoption {
         let adoption = self.machine.handle_adopted(self.time.now(), token.generation, &token.life);
         if adoption == Adoption::Served {
-            tracing::info!(
-                profile = %self.task.name, generation = %token.generation, expires = %token.life.expires_wall(),
-                "took a token over"
-            );
-            self.publisher.publish(self.task.identity, Arc::clone(&token));
-            self.expires = Some(token.life.expires_wall());
-            self.served = Some(token);
+            self.take_over(token);
             self.tell();
         }
         adoption
+    }
+
+    /// Goes on where the process before this one was, for the same identity. Before [`Self::run`].
+    pub fn restore(&mut self, state: State, settings: Settings) {
+        let State { identity: _, standing, token, failure, secret } = state;
+        let now = self.time.now();
+        // What has expired meanwhile is told of, and not served.
+        self.expires = standing.held.map(|held| held.life.expires_wall());
+        if let (Adoption::Served, Some(token)) = (self.machine.handle_restored(now, standing), token) {
+            self.take_over(token);
+        }
+        (self.last_failure, self.mark, self.since) = (failure, secret, secret);
+        if settings == Settings::Changed {
+            self.machine.handle_mended(now.boot);
+        }
+        let failures = self.machine.consecutive_failures();
+        if let (true, Some(next)) = (failures > 0, self.machine.next_attempt()) {
+            let next = now.wall + next.since(now.boot);
+            let text = self.last_failure.as_ref().map_or("the last attempt was cut off", |last| &last.0.text);
+            tracing::info!(
+                profile = %self.task.name, failures, next = %next,
+                "goes on where it was before the restart, without a new token: {text}"
+            );
+        }
+        self.tell();
+    }
+
+    fn take_over(&mut self, token: Arc<Token>) {
+        tracing::info!(
+            profile = %self.task.name, generation = %token.generation, expires = %token.life.expires_wall(),
+            "took a token over"
+        );
+        self.publisher.publish(self.task.identity, Arc::clone(&token));
+        self.expires = Some(token.life.expires_wall());
+        self.served = Some(token);
     }
 
     /// Takes the place of a rotator of the same profile that was lost by a fault of our own: with the token it `held`, and
@@ -128,6 +169,7 @@ impl Rotator {
         self.requests = lost.requests;
         self.last_failure = lost.last_failure.clone().filter(|_| is_same);
         self.expires = self.expires.or(lost.expires.filter(|_| is_same));
+        self.preserve();
         self.tell();
     }
 
@@ -210,17 +252,22 @@ impl Rotator {
         if !self.machine.is_refused() || self.noticed == Some(self.machine.settled()) {
             self.secret_changed = None;
         } else if self.secret_changed.is_none() {
-            self.secret_changed = self
-                .task
-                .secret_changes
-                .clone()
-                .map(|changes| -> Changed<'static> { Box::pin(async move { changes.changed().await }) });
+            let since = self.since;
+            self.secret_changed = self.task.secret_changes.clone().map(|changes| -> Changed<'static> {
+                Box::pin(async move {
+                    match since {
+                        Some(mark) => changes.changed_since(mark).await,
+                        None => changes.changed().await,
+                    }
+                })
+            });
         }
     }
 
     fn settle(&mut self, outcome: Outcome) {
         self.flight = None;
         self.requests += u64::from(outcome.requests);
+        (self.mark, self.since) = (outcome.refused, None);
         let now = self.time.now();
         match outcome.result {
             Ok(obtained) => self.granted(now, obtained),
@@ -229,6 +276,21 @@ impl Rotator {
                 self.failed(now, failure);
             }
         }
+        self.preserve();
+    }
+
+    fn preserve(&self) {
+        let Some(preserve) = &self.task.preserve else { return };
+        let standing = self.machine.standing();
+        // The machine may know of an expiry, or of a success, that is still to be acted on.
+        let state = State {
+            identity: self.task.identity,
+            standing,
+            token: self.served.clone().filter(|_| standing.held.is_some()),
+            failure: self.last_failure.clone().filter(|_| standing.failing.is_some()),
+            secret: self.mark,
+        };
+        preserve.preserve(&self.task.name, state);
     }
 
     fn granted(&mut self, now: Now, obtained: Obtained) {
@@ -305,7 +367,7 @@ impl Rotator {
         let is_other = task.identity != self.task.identity;
         self.task = task;
         // Of the old source, in any case.
-        (self.secret_changed, self.noticed) = (None, None);
+        (self.secret_changed, self.noticed, self.mark, self.since) = (None, None, None, None);
         if is_other {
             self.publisher.withdraw();
             (self.served, self.flight, self.last_failure, self.expires) = (None, None, None, None);
@@ -330,6 +392,17 @@ impl Rotator {
         if self.told.as_ref() != Some(&attempts) {
             self.told = Some(attempts.clone());
             self.publisher.attempts(|told| *told = attempts);
+        }
+    }
+}
+
+/// Whoever ends it in the middle of an attempt never sees the outcome; the next process is to know that there was one. A
+/// panic is not an end: [`Rotator::succeed`] takes its place.
+impl Drop for Rotator {
+    fn drop(&mut self) {
+        if self.flight.is_some() && !std::thread::panicking() {
+            self.machine.handle_cut(self.time.now().boot);
+            self.preserve();
         }
     }
 }

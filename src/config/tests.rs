@@ -865,6 +865,28 @@ fn the_example_shows_every_key_that_there_is() {
     }
 }
 
+#[test]
+fn the_manual_names_every_key_that_there_is() {
+    const PAGE: &str = include_str!("../../man/bloom-agent.toml.5");
+    // Keys are bold; what else is bold does no harm.
+    let bold: BTreeSet<&str> = PAGE
+        .lines()
+        .filter(|line| line.starts_with(".B"))
+        .flat_map(|line| line.split(|c: char| !c.is_ascii_lowercase() && c != '_'))
+        .collect();
+    let all = [
+        agent::AGENT_KEYS,
+        agent::LIMITS_KEYS,
+        agent::LOG_KEYS,
+        profile::PROFILE_KEYS,
+        profile::SECRET_KEYS,
+        profile::REFRESH_KEYS,
+    ];
+    for key in all.into_iter().flatten() {
+        assert!(bold.contains(key), "bloom-agent.toml(5) does not name {key}");
+    }
+}
+
 /// A config in which every text that is free is the canary, and all of them are where they are allowed.
 fn with_canaries() -> String {
     let lines = [

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 use super::{
-    Daemon, Fatal, Parts, Signal,
+    Daemon, Fatal, Parts, Signal, keep,
     profile::Workshop,
     run::{RunFault, runtime, to_its_end},
 };
@@ -149,6 +149,7 @@ async fn serve(
         degraded: Vec::new(),
         notifier: Notifier::none(),
         watchdog: None,
+        found: keep::Found::default(),
     });
     let daemon = tokio::select! {
         signal = ending.next() => {

@@ -291,6 +291,7 @@ mod tests {
             audience: None,
             obtain: Arc::new(Never),
             secret_changes: None,
+            preserve: None,
         };
         let (rotator, handle) = rotator::rotator(task, Arc::new(time), publisher, 1).unwrap();
         (rotator, handle, reader)

@@ -19,12 +19,13 @@ use crate::{
     locked::LockedPages,
     log::{DroppedLines, Panics},
     metrics::{Metrics, ProfileMetrics},
-    oauth2,
+    oauth2::{self, ProxyUrl},
     obtain::{Attempt, Obtain, ProviderObtain, ProviderParts},
     refresh::{Policy, schedule::FLOOR},
-    rotator::{self, Changed, Changes, Rotator, Task},
+    rotator::{self, Changed, Changes, Preserve, Rotator, Task},
     source::{ReadSecret, Readings, Source},
     store::{self, Identity},
+    stored::{self, Digest, Mark},
     timer::Time,
     token::ProfileName,
 };
@@ -204,15 +205,47 @@ fn asks_alike(one: &Profile, other: &Profile) -> bool {
 
 impl Built {
     /// The task of the profile's rotator.
-    pub(super) fn task(&self, name: &ProfileName, identity: Identity) -> Task {
+    pub(super) fn task(
+        &self,
+        name: &ProfileName,
+        identity: Identity,
+        preserve: Option<Arc<dyn Preserve>>,
+    ) -> Task {
         Task {
             name: name.clone(),
             identity,
             policy: self.policy,
-            audience: self.config.client.audience.clone(),
+            audience: self.audience(),
             obtain: Arc::clone(&self.provider) as Arc<dyn Obtain>,
             secret_changes: Some(Arc::clone(&self.provider) as Arc<dyn Changes>),
+            preserve,
         }
+    }
+
+    /// What its tokens are for, comparable with what they were for in another process.
+    pub(super) fn identity(&self) -> Digest {
+        stored::identity(&self.config.client)
+    }
+
+    /// All of the config besides, that a failing profile may have waited for: a reload has such a one try at once, and so
+    /// has a restart.
+    pub(super) fn settings(&self) -> Digest {
+        let Transport { ca_file, proxy } = &self.transport;
+        let life = self.config.assumed_lifetime.as_nanos().to_be_bytes();
+        let parts: [&[u8]; 6] = [
+            &[u8::from(ca_file.is_some()), u8::from(proxy.is_some())],
+            ca_file.as_deref().unwrap_or_default(),
+            proxy.as_ref().map_or("", ProxyUrl::as_str).as_bytes(),
+            self.provider.secret_source.as_bytes(),
+            &life,
+            &[u8::from(self.config.require_scope)],
+        ];
+        Digest::of(parts)
+    }
+
+    /// The audience of its tokens.
+    pub(super) fn audience(&self) -> Option<Box<str>> {
+        self.config.client.audience.clone()
     }
 
     /// Where the secrets are read, for admins.
@@ -245,6 +278,10 @@ impl Changes for Provider {
     fn changed(&self) -> Changed<'_> {
         Box::pin(self.inner.secret_changed())
     }
+
+    fn changed_since(&self, mark: Mark) -> Changed<'_> {
+        Box::pin(self.inner.secret_changed_since(mark))
+    }
 }
 
 /// Makes the rotator of a profile and its cell.
@@ -252,11 +289,12 @@ pub(super) fn rotator(
     name: &ProfileName,
     identity: Identity,
     built: Built,
+    preserve: Option<Arc<dyn Preserve>>,
     time: &Arc<dyn Time>,
     now: Now,
 ) -> io::Result<(Running, Rotator)> {
     let (publisher, reader) = store::cell(identity, now);
-    let task = built.task(name, identity);
+    let task = built.task(name, identity, preserve);
     let (rotator, handle) = rotator::rotator(task, Arc::clone(time), publisher, rand::random())?;
     Ok((Running { identity, built, reader, rotator: handle }, rotator))
 }

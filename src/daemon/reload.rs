@@ -125,7 +125,7 @@ impl Daemon {
                 && let Some(built) = built.remove(name)
             {
                 let identity = self.new_identity();
-                let made = profile::rotator(name, identity, built, &self.time, now);
+                let made = profile::rotator(name, identity, built, self.preserve(), &self.time, now);
                 let made = made.map_err(|error| {
                     let wrong = format!("can have no timer ({error})");
                     config.problem(&format!("tokens.{name}"), wrong, "raise LimitNOFILE=")
@@ -147,19 +147,30 @@ impl Daemon {
                 plan::Change::Kept => {}
             }
             if change == plan::Change::Removed {
+                if let Some(keeper) = &self.keeper {
+                    keeper.forget(&name);
+                }
                 gone.extend(self.running.remove(&name));
                 continue;
             }
-            if let Some((running, rotator)) = fresh.remove(&name) {
+            if let Some((running, mut rotator)) = fresh.remove(&name) {
+                if let Some((state, settings)) = self.follow(&name, running.identity, &running.built) {
+                    rotator.restore(state, settings);
+                }
                 self.running.insert(name.clone(), running);
                 self.spawn_rotator(name, rotator);
                 continue;
             }
             let identity = (change == plan::Change::Replaced).then(|| self.new_identity());
+            let preserve = self.preserve();
             if let (Some(running), Some(built)) = (self.running.get_mut(&name), built.remove(&name)) {
                 running.identity = identity.unwrap_or(running.identity);
                 running.built = built;
-                told.push((running.rotator.clone(), running.built.task(&name, running.identity)));
+                if let Some(keeper) = &self.keeper {
+                    // All that was found is of the start, and was asked for then.
+                    let _nothing = keeper.follow(&name, running.identity, &running.built);
+                }
+                told.push((running.rotator.clone(), running.built.task(&name, running.identity, preserve)));
             }
         }
         self.config = config;

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    Daemon, Fatal, Parts, Signal, load,
+    Daemon, Fatal, Parts, Signal, keep, load,
     profile::{Blocking, Workshop},
 };
 use crate::{
@@ -133,6 +133,7 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
     let address = listener_of_ours.local_addr().ok();
     let socket = address.as_ref().and_then(|address| address.as_pathname()).unwrap_or(&config.agent.socket);
     let socket = socket.to_owned();
+    let found = keep::Found::on_this_host(passed.stored);
     let path = PathBuf::from(path);
     let degraded = degraded.iter().map(ToString::to_string).collect();
     // What the socket was bound by is what is put in force first; a reload reads anew.
@@ -170,6 +171,7 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
             degraded,
             notifier,
             watchdog,
+            found,
         };
         let served = async move {
             let start = Daemon::start(parts);

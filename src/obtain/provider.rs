@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use super::{
     Attempt, Obtain, Obtained, Outcome,
-    turn::{Other, Secrets, Which},
+    turn::{Other, Secrets, Turn, Which},
 };
 use crate::{
     clock::Clock,
@@ -16,6 +16,7 @@ use crate::{
     oauth2::{self, Client, Credentials, Deviation, Deviations, Rules, words::line},
     secret::Secret,
     source::{Gated, Nature, ReadSecret, Readings, SourceFault},
+    stored::Mark,
     token::{Life, ProfileName},
 };
 
@@ -102,11 +103,25 @@ impl ProviderObtain {
         self.secrets.changed().await;
     }
 
+    /// The same, against what a process before this one was refused with.
+    pub async fn secret_changed_since(&self, mark: Mark) {
+        if self.secrets.fit(&mark).await {
+            self.secrets.changed().await;
+        }
+    }
+
     async fn attempt(&self) -> Outcome {
-        let turn = match self.secrets.begin().await {
-            Ok(turn) => turn,
-            Err(fault) => return Outcome { result: Err(unreadable(&fault)), requests: 0 },
+        let (mark, turn) = self.secrets.begin(rand::random()).await;
+        let (result, requests) = match turn {
+            Ok(turn) => self.take(turn).await,
+            Err(fault) => (Err(unreadable(&fault)), 0),
         };
+        let is_refused = result.as_ref().is_err_and(|failure| failure.schedule == Schedule::Refusal);
+        Outcome { result, requests, refused: is_refused.then_some(mark) }
+    }
+
+    /// What a turn brings, and the requests that it takes.
+    async fn take(&self, turn: Turn) -> (Result<Obtained, Failure>, u32) {
         let (reading, first, other, stamps) = turn.into_parts();
         if let (Which::Next, Other::Unreadable(which, fault)) = (first, &other) {
             let text = line(&fault.what, &fault.why, &fault.remedy);
@@ -118,26 +133,26 @@ impl ProviderObtain {
         let failure = match exchange.result {
             Ok(obtained) => {
                 self.secrets.prefer(first, stamps);
-                return Outcome { result: Ok(obtained), requests };
+                return (Ok(obtained), requests);
             }
-            Err((Credentials::NotJudged, failure)) => return Outcome { result: Err(failure), requests },
+            Err((Credentials::NotJudged, failure)) => return (Err(failure), requests),
             Err((Credentials::Refused, failure)) => failure,
         };
         let other = match other {
             Other::Secret(which) => which,
-            Other::None => return Outcome { result: Err(failure), requests },
+            Other::None => return (Err(failure), requests),
             Other::Unreadable(which, _) => {
                 let failure = noted(failure, &format!("{} cannot be read", which.key()));
-                return Outcome { result: Err(failure), requests };
+                return (Err(failure), requests);
             }
         };
         if failure.retry_after.is_some() || failure.schedule == Schedule::RateLimited {
             // The provider wants quiet first; then it is the other one's turn.
             self.secrets.prefer(other, stamps);
-            return Outcome { result: Err(failure), requests };
+            return (Err(failure), requests);
         }
         let Ok(reading) = self.secrets.read(other).await else {
-            return Outcome { result: Err(failure), requests };
+            return (Err(failure), requests);
         };
         let exchange = self.exchange(&reading.secret).await;
         let result = exchange.result.map_err(|(credentials, failure)| match credentials {
@@ -148,7 +163,7 @@ impl ProviderObtain {
             info!(profile = %self.profile, "the provider refused {} and takes {}", first.key(), other.key());
             self.secrets.prefer(other, stamps);
         }
-        Outcome { result, requests: requests + exchange.requests }
+        (result, requests + exchange.requests)
     }
 
     /// One request with `secret`, and what came of it.

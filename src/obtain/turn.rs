@@ -5,7 +5,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::source::{Gated, Nature, Reading, SourceFault, Stamp};
+use crate::{
+    source::{Gated, Nature, Reading, SourceFault, Stamp},
+    stored::Mark,
+};
 
 /// `client_secret` or `client_secret_next`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +27,9 @@ impl Which {
 }
 
 type Stamps = [Option<Stamp>; 2];
+
+/// What a reading brought.
+type Read = Result<Reading, SourceFault>;
 
 /// The sources of a profile.
 pub(super) struct Secrets {
@@ -59,17 +65,33 @@ impl Secrets {
         Self { current, next, preferred: Mutex::new((Which::Current, [None, None])) }
     }
 
-    /// Begins an attempt: reads both sources, side by side so that one that hangs does not cost the other, and keeps the
-    /// secret of one.
-    pub(super) async fn begin(&self) -> Result<Turn, SourceFault> {
-        let (current, next) = tokio::join!(self.current.read(), async {
+    /// Begins an attempt: reads both sources, and keeps the secret of one. The mark, under `key`, is of both.
+    pub(super) async fn begin(&self, key: [u8; 16]) -> (Mark, Result<Turn, SourceFault>) {
+        let (current, next) = self.read_both().await;
+        (Mark::of(key, &texts(&current, next.as_ref())), self.choose(current, next))
+    }
+
+    /// Whether the sources hold what `mark` was made of. What cannot be read just now counts as unchanged: the next
+    /// attempt finds out.
+    pub(super) async fn fit(&self, mark: &Mark) -> bool {
+        let (current, next) = self.read_both().await;
+        let passes = |read: &Read| matches!(read, Err(fault) if fault.nature == Nature::Passing);
+        let unknown = passes(&current) || next.as_ref().is_some_and(passes);
+        unknown || mark.fits(&texts(&current, next.as_ref()))
+    }
+
+    /// Side by side, so that one that hangs does not cost the other.
+    async fn read_both(&self) -> (Read, Option<Read>) {
+        tokio::join!(self.current.read(), async {
             match &self.next {
                 Some(next) => Some(next.read().await),
                 None => None,
             }
-        });
-        let stamp =
-            |reading: &Result<Reading, SourceFault>| reading.as_ref().ok().map(|reading| reading.stamp);
+        })
+    }
+
+    fn choose(&self, current: Read, next: Option<Read>) -> Result<Turn, SourceFault> {
+        let stamp = |reading: &Read| reading.as_ref().ok().map(|reading| reading.stamp);
         let stamps = [stamp(&current), next.as_ref().and_then(stamp)];
         let first = match *self.preferred.lock().unwrap_or_else(PoisonError::into_inner) {
             (preferred, of) if of == stamps => preferred,
@@ -125,6 +147,12 @@ impl Secrets {
     pub(super) fn prefer(&self, which: Which, stamps: Stamps) {
         *self.preferred.lock().unwrap_or_else(PoisonError::into_inner) = (which, stamps);
     }
+}
+
+/// What a mark is made of: the secrets that could be read, by their place.
+fn texts<'a>(current: &'a Read, next: Option<&'a Read>) -> [Option<&'a [u8]>; 2] {
+    let text = |read: &'a Read| read.as_ref().ok().map(|reading| reading.secret.expose_secret().as_bytes());
+    [text(current), next.and_then(text)]
 }
 
 impl Turn {

@@ -28,7 +28,7 @@ pub const REFUSAL_CAP: Duration = Duration::from_secs(15 * 60);
 pub const RETRY_AFTER_CAP: Duration = Duration::from_secs(3_600);
 
 /// The failures since the last success.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backoff {
     transient: u32,
     limited: u32,
@@ -37,6 +37,17 @@ pub struct Backoff {
 }
 
 impl Backoff {
+    /// One that has counted so many transient failures, 429s and refusals, and was asked for silence.
+    pub const fn restored(counts: [u32; 3], not_before: Option<Timestamp>) -> Self {
+        let [transient, limited, refused] = counts;
+        Self { transient, limited, refused, not_before }
+    }
+
+    /// How many transient failures, 429s and refusals it has counted.
+    pub const fn counts(&self) -> [u32; 3] {
+        [self.transient, self.limited, self.refused]
+    }
+
     /// Counts a failure of this `schedule`, which came at `now`, and says when the next attempt starts. `urgent` is the
     /// moment from which retries hurry; it may be past.
     pub fn after(

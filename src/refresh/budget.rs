@@ -11,18 +11,28 @@ pub const FIRST_GAP: Duration = Duration::from_secs(60);
 pub const LONGEST_GAP: Duration = Duration::from_secs(3_600);
 
 /// What is left of the budget.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Budget {
     spent: Option<Spent>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Spent {
     last: Timestamp,
     gap: Duration,
 }
 
 impl Budget {
+    /// One whose last refresh started then, with the next one so much later.
+    pub fn restored(spent: Option<(Timestamp, Duration)>) -> Self {
+        Self { spent: spent.map(|(last, gap)| Spent { last, gap }) }
+    }
+
+    /// When the last one started, and the time to the next; none if the next may start at any time.
+    pub fn spent(&self) -> Option<(Timestamp, Duration)> {
+        self.spent.map(|Spent { last, gap }| (last, gap))
+    }
+
     /// From when on the next one may start; none if at any time.
     pub fn next(&self) -> Option<Timestamp> {
         self.spent.map(|spent| spent.last + spent.gap)

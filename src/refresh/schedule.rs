@@ -96,6 +96,16 @@ impl Draw {
     pub fn new(rng: &mut impl Rng) -> Self {
         Self(rng.random_range(-1.0..=1.0))
     }
+
+    /// One that was drawn before; none if it is no place in the window.
+    pub fn restored(place: f64) -> Option<Self> {
+        (-1.0..=1.0).contains(&place).then_some(Self(place))
+    }
+
+    /// The place, for [`Self::restored`].
+    pub const fn place(self) -> f64 {
+        self.0
+    }
 }
 
 /// When a token with this life is refreshed.

@@ -7,11 +7,14 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use zeroize::Zeroizing;
+
 use super::{Action, Adoption, Answer, Demand, Grant, Health, Novelty, Policy, Refresh};
 use crate::{
     clock::{Now, Timestamp, WallTime},
     failure::{Failure, FailureKind, Schedule},
-    token::{Generation, Life, LifeSource},
+    stored::{BootId, Digest, Mark, Record, RecordName, StoredToken},
+    token::{AccessToken, Generation, Life, LifeSource, ProfileName},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -43,6 +46,9 @@ struct Met {
     suspends: u64,
     adopted: u64,
     restarts: u64,
+    restored: u64,
+    restored_failing: u64,
+    cut: u64,
     identities: u64,
     policies: u64,
     mended: u64,
@@ -152,7 +158,20 @@ struct Served {
     draw: Option<f64>,
 }
 
+fn boot() -> BootId {
+    BootId::parse(&"0f".repeat(16)).unwrap()
+}
+
+/// What the manager keeps: the last record, and what the law and the world were when it was written.
+struct Kept {
+    bytes: Zeroizing<Vec<u8>>,
+    law: Law,
+    served: Option<Served>,
+    last_generation: Option<Generation>,
+}
+
 /// The contract as bounds, written without a look at the machine.
+#[derive(Clone)]
 struct Law {
     floor: Duration,
     born: Timestamp,
@@ -299,6 +318,7 @@ struct World {
     pace: Duration,
     storm: Option<(Storm, Timestamp)>,
     law: Law,
+    kept: Option<Kept>,
     suspended_at: Option<Timestamp>,
     met: Met,
     digest: u64,
@@ -308,6 +328,8 @@ struct World {
 enum Storm {
     Rejecting,
     Greedy,
+    /// Somebody hopes that a restart helps.
+    Restarting,
 }
 
 /// Fails the run with a text.
@@ -344,6 +366,7 @@ impl World {
             pace,
             storm: None,
             law: Law::new(now, floor),
+            kept: None,
             suspended_at: None,
             met: Met::default(),
             digest: 0,
@@ -480,8 +503,33 @@ impl World {
 
     fn end_request(&mut self) -> Result<(), String> {
         let Some(request) = self.request.take() else { return Ok(()) };
+        self.settle(&request)?;
+        self.keep()
+    }
+
+    /// Writes the record, as the rotator has it done when an attempt has settled.
+    fn keep(&mut self) -> Result<(), String> {
+        let standing = self.machine.standing();
+        let access_token = || AccessToken::parse(bytes::Bytes::from_static(b"t")).unwrap();
+        let record = Record {
+            name: RecordName { profile: ProfileName::parse("bloom").unwrap(), number: self.met.fetches },
+            boot: boot(),
+            identity: Digest::of([]),
+            settings: Mark::of([0; 16], &[]),
+            secret: None,
+            standing,
+            token: standing.held.map(|_| StoredToken { access_token: access_token(), scopes: Vec::new() }),
+            failure: None,
+        };
+        let bytes = record.encode().map_err(|why| why.to_string())?;
+        let (law, served) = (self.law.clone(), self.served);
+        self.kept = Some(Kept { bytes, law, served, last_generation: self.last_generation });
+        Ok(())
+    }
+
+    fn settle(&mut self, request: &Request) -> Result<(), String> {
         match request.end {
-            Ok(life) => self.granted(&request, life),
+            Ok(life) => self.granted(request, life),
             Err(fault) => {
                 let failure = fault.failure();
                 let served = self.served;
@@ -607,6 +655,7 @@ impl World {
             return match storm {
                 Storm::Rejecting => self.reject(),
                 Storm::Greedy => self.want(self.length.mul_f64(0.85)),
+                Storm::Restarting => self.restart(),
             };
         }
         self.next = self.now + self.dice.between(SECOND, self.pace * 2);
@@ -631,8 +680,14 @@ impl World {
                 return self.want(self.length.mul_f64(share));
             }
             60..=62 => {
-                let storm = self.dice.pick(&[Storm::Rejecting, Storm::Greedy]);
+                let storm = self.dice.pick(&[Storm::Rejecting, Storm::Greedy, Storm::Restarting]);
                 self.storm = Some((storm, self.now + self.dice.between(MINUTE, HOUR)));
+                if matches!(storm, Storm::Restarting) {
+                    // There is a reason to, and a failing attempt that shows it.
+                    self.weather = Weather::Outage(self.dice.pick(&FAULTS));
+                    self.fair_from = self.now + HOUR;
+                    return self.operator();
+                }
             }
             63..=66 => return self.operator(),
             67..=73 => self.step_wall(),
@@ -746,15 +801,65 @@ impl World {
         self.suspended_at = Some(self.now);
     }
 
+    /// Another process, with the record of the last one, with a token that somebody else still had, or with nothing.
     fn restart(&mut self) -> Result<(), String> {
         self.met.restarts += 1;
-        self.request = None;
-        self.law = Law::new(self.now, self.floor);
+        let cut = self.request.take().is_some();
+        if cut && self.dice.percent(80) {
+            // In order, not by a crash: what is in flight is accounted for.
+            self.met.cut += 1;
+            self.machine.handle_cut(self.now);
+            let served = self.served.filter(|served| self.now < served.life.served_until());
+            self.law.failed(self.now, &Fault::Unreachable.failure(), served.as_ref());
+            self.keep()?;
+        } else if cut {
+            // Whoever crashes in the middle of an attempt makes it again.
+            self.law.licences.push_back(self.now);
+        }
         let (at, jitter) = self.policy;
         let policy = Policy::new(at, jitter).map_err(|fault| fault.to_string())?.with_floor(self.floor);
         self.machine = Refresh::new(policy, self.now, self.dice.next());
-        let kept = self.served.take().filter(|_| self.dice.percent(70));
-        if let Some(kept) = kept {
+        let kept = self.kept.take();
+        match (kept, self.dice.below(100)) {
+            (Some(kept), 0..=79) => self.restore(kept),
+            (_, 80..=94) => self.adopt(),
+            _ => {
+                self.law = Law::new(self.now, self.floor);
+                // Without a record the generation starts again: the wall clock is all there is.
+                (self.served, self.last_generation) = (None, None);
+                Ok(())
+            }
+        }
+    }
+
+    /// The rules go on as if there had been no restart, but for what was planned since the record was written.
+    fn restore(&mut self, kept: Kept) -> Result<(), String> {
+        let Kept { bytes, law, served, last_generation } = kept;
+        let record = Record::parse(&bytes, &boot(), self.now, bytes::Bytes::copy_from_slice)
+            .map_err(|why| format!("a record is refused: {why}"))?;
+        let adoption = self.machine.handle_restored(self.clock(), record.standing);
+        self.met.restored += 1;
+        self.met.restored_failing += u64::from(law.retry.is_some());
+        let now = std::mem::replace(&mut self.law, Law { born: self.now, asked: None, forced: false, ..law });
+        (self.law.recent, self.law.licences, self.law.last_fetch) =
+            (now.recent, now.licences, now.last_fetch);
+        (self.law.step_may, self.law.step_must) = (None, None);
+        self.served = served.filter(|served| self.now < served.life.served_until());
+        let valid = self.served.is_some();
+        demand!((adoption == Adoption::Served) == valid, "{adoption:?} of a token that is valid: {valid}");
+        self.met.adopted += u64::from(valid);
+        if !valid {
+            self.law.restore_budget(self.now, served.as_ref());
+        }
+        demand!(self.machine.standing().generation == last_generation, "a generation was forgotten");
+        self.last_generation = last_generation;
+        self.look_at_the_wall();
+        self.keep()
+    }
+
+    fn adopt(&mut self) -> Result<(), String> {
+        self.law = Law::new(self.now, self.floor);
+        if let Some(kept) = self.served.take() {
             let adoption = self.machine.handle_adopted(self.clock(), kept.generation, &kept.life);
             let valid = self.now < kept.life.served_until();
             demand!(
@@ -769,7 +874,6 @@ impl World {
                 self.look_at_the_wall();
             }
         }
-        // Without an adopted token the generation starts again: the wall clock is all there is.
         self.last_generation = self.served.map(|served| served.generation);
         Ok(())
     }
@@ -787,7 +891,7 @@ impl World {
 
     fn change_identity(&mut self) {
         self.met.identities += 1;
-        (self.request, self.served, self.issued) = (None, None, None);
+        (self.request, self.served, self.issued, self.kept) = (None, None, None, None);
         self.law = Law::new(self.now, self.floor);
         let (at, jitter) = self.policy;
         let policy = Policy::new(at, jitter).unwrap().with_floor(self.floor);
@@ -819,7 +923,7 @@ impl World {
 fn add(sum: &mut Met, met: Met) {
     macro_rules! add { ($($field:ident)*) => { $(sum.$field += met.$field;)* } }
     add!(steps fetches rotations prolonged late expired transient limited refused retry_after demands asked exhausted
-         joined_retry forced stepped suspends adopted restarts identities policies mended);
+         joined_retry forced stepped suspends adopted restarts restored restored_failing cut identities policies mended);
 }
 
 /// Runs the seeds on two threads, and fails with the first bad one.
@@ -872,7 +976,8 @@ fn two_hundred_years_of_bad_weather_break_no_rule() {
     }
     let Met { steps, fetches, rotations, prolonged, expired, transient, limited, refused, .. } = met;
     let Met { retry_after, demands, asked, exhausted, joined_retry, forced, stepped, .. } = met;
-    let Met { suspends, adopted, restarts, identities, policies, mended, late: _, .. } = met;
+    let Met { suspends, adopted, restarts, restored, restored_failing, cut, .. } = met;
+    let Met { identities, policies, mended, late: _, .. } = met;
     for (name, count) in [
         ("steps", steps / 100),
         ("fetches", fetches / 10),
@@ -892,6 +997,9 @@ fn two_hundred_years_of_bad_weather_break_no_rule() {
         ("suspends", suspends),
         ("adopted", adopted),
         ("restarts", restarts),
+        ("restored", restored),
+        ("restored_failing", restored_failing),
+        ("cut", cut * 20),
         ("identities", identities),
         ("policies", policies),
         ("mended", mended),

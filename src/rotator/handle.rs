@@ -8,8 +8,11 @@ use crate::{
     obtain::Obtain,
     refresh::{Answer, Demand, Policy},
     store::{Closed, Identity},
+    stored::Mark,
     token::ProfileName,
 };
+
+use super::preserve::Preserve;
 
 /// What a rotator works by. A reload gives it another.
 #[derive(Clone)]
@@ -26,6 +29,8 @@ pub struct Task {
     pub obtain: Arc<dyn Obtain>,
     /// Tells when the secret changes, where its source can: awaited only while the profile is refused.
     pub secret_changes: Option<Arc<dyn Changes>>,
+    /// Where its states are kept for the time after a restart, where there is such a place.
+    pub preserve: Option<Arc<dyn Preserve>>,
 }
 
 /// What [`Changes::changed`] returns.
@@ -36,6 +41,9 @@ pub trait Changes: Send + Sync {
     /// Resolves once the source holds another content than the one last read for a request; at once if it does already, so
     /// that no change is lost between that reading and this call. Dropping it stops the watching.
     fn changed(&self) -> Changed<'_>;
+
+    /// The same for a process that has read nothing yet: against what `mark` was made of, before the restart.
+    fn changed_since(&self, mark: Mark) -> Changed<'_>;
 }
 
 /// The way to a rotator. Clones are the same way; the rotator ends with the last of them.

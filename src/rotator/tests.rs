@@ -61,7 +61,10 @@ impl Call {
     }
 
     fn end(self, result: Result<Obtained, Failure>) {
-        assert!(self.answer.send(Outcome { result, requests: 1 }).is_ok(), "nobody waits for the answer");
+        assert!(
+            self.answer.send(Outcome { result, requests: 1, refused: None }).is_ok(),
+            "nobody waits for the answer"
+        );
     }
 }
 
@@ -78,6 +81,10 @@ impl Changes for Source {
             *self.listeners.lock().unwrap() += 1;
             self.change.notified().await;
         })
+    }
+
+    fn changed_since(&self, _mark: Mark) -> Changed<'_> {
+        self.changed()
     }
 }
 
@@ -173,6 +180,7 @@ fn task(identity: Identity, provider: &Arc<Provider>, source: &Arc<Source>, poli
         audience: Some("dev-api".into()),
         obtain: Arc::<Provider>::clone(provider),
         secret_changes: Some(Arc::<Source>::clone(source)),
+        preserve: None,
     }
 }
 
@@ -460,6 +468,10 @@ async fn a_source_that_always_says_it_changed_makes_no_busy_loop() {
         fn changed(&self) -> Changed<'_> {
             Box::pin(std::future::ready(()))
         }
+
+        fn changed_since(&self, _mark: Mark) -> Changed<'_> {
+            self.changed()
+        }
     }
     let mut rig = Rig::new();
     let mut task = task(FIRST, &rig.provider, &rig.source, Policy::default());
@@ -684,4 +696,87 @@ async fn demands_that_change_nothing_wake_no_reader() {
         let_all_run().await;
     }
     assert_eq!(*looks.lock().unwrap(), 1);
+}
+
+/// Where states go, for a look at them.
+#[derive(Default)]
+struct Kept(Mutex<Vec<State>>);
+
+impl Preserve for Kept {
+    fn preserve(&self, profile: &ProfileName, state: State) {
+        assert_eq!(profile.as_str(), "bloom");
+        self.0.lock().unwrap().push(state);
+    }
+}
+
+impl Kept {
+    /// Those since the last look: whether there is a token, how many failures, whether there is a text.
+    fn seen(&self) -> Vec<(bool, u32, bool)> {
+        let states = std::mem::take(&mut *self.0.lock().unwrap());
+        states
+            .iter()
+            .map(|state| {
+                assert_eq!(state.token.is_some(), state.standing.held.is_some());
+                let failures = state.standing.failing.map_or(0, |failing| failing.count);
+                (state.token.is_some(), failures, state.failure.is_some())
+            })
+            .collect()
+    }
+}
+
+#[tokio::test]
+async fn each_attempt_that_settles_is_preserved_once_and_so_is_one_that_is_cut_off() {
+    let kept = Arc::new(Kept::default());
+    let mut rig = Rig::new();
+    rig.call().await.grant("first", 24 * HOUR);
+    rig.settled(1).await;
+    let mut task = task(FIRST, &rig.provider, &rig.source, Policy::default());
+    task.preserve = Some(kept.clone());
+    rig.handle.reconfigure(task).await.unwrap();
+    assert_eq!(kept.seen(), []);
+
+    rig.handle.demand(Demand::Operator).await.unwrap();
+    rig.call().await.grant("second", 24 * HOUR);
+    rig.settled(2).await;
+    assert_eq!(kept.seen(), [(true, 0, false)]);
+    rig.time.advance_to(rig.next());
+    rig.call().await.fail(Schedule::Transient);
+    rig.settled(3).await;
+    assert_eq!(kept.seen(), [(true, 1, true)]);
+    // The token expires: that is no attempt, and the one that follows is.
+    rig.time.advance(24 * HOUR);
+    rig.call().await.fail(Schedule::Refusal);
+    rig.settled(4).await;
+    assert_eq!(kept.seen(), [(false, 2, true)]);
+
+    rig.handle.demand(Demand::Operator).await.unwrap();
+    let _unanswered = rig.call().await;
+    rig.handle.stop().await;
+    rig.running.join_next().await.unwrap().unwrap().unwrap();
+    assert_eq!(kept.seen(), [(false, 3, true)]);
+}
+
+#[tokio::test]
+async fn one_that_ends_between_two_attempts_has_nothing_to_add() {
+    let kept = Arc::new(Kept::default());
+    let rig = Rig::serving().await;
+    let mut task = task(FIRST, &rig.provider, &rig.source, Policy::default());
+    task.preserve = Some(kept.clone());
+    rig.handle.reconfigure(task).await.unwrap();
+    rig.handle.stop().await;
+    let mut running = rig.running;
+    running.join_next().await.unwrap().unwrap().unwrap();
+    assert_eq!(kept.seen(), []);
+}
+
+#[tokio::test]
+async fn the_successor_of_a_lost_rotator_preserves_that_too() {
+    let kept = Arc::new(Kept::default());
+    let rig = Rig::serving().await;
+    let mut task = task(FIRST, &rig.provider, &rig.source, Policy::default());
+    task.preserve = Some(kept.clone());
+    let (publisher, _reader) = store::cell(FIRST, rig.time.now());
+    let (mut successor, _handle) = rotator(task, Arc::new(rig.time.clone()), publisher, 7).unwrap();
+    successor.succeed(&rig.reader.attempts(), rig.current());
+    assert_eq!(kept.seen(), [(true, 1, false)]);
 }

@@ -32,6 +32,7 @@ mod requests;
 mod secrets;
 mod serving;
 mod shutdown;
+mod stored;
 mod support;
 mod swap;
 mod uids;

@@ -63,6 +63,7 @@ fn idle_rotator(time: &ManualTime) -> (Rotator, Handle) {
         audience: None,
         obtain: Arc::new(Never),
         secret_changes: None,
+        preserve: None,
     };
     rotator::rotator(task, Arc::new(time.clone()), publisher, 1).unwrap()
 }

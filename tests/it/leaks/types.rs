@@ -96,7 +96,7 @@ fn nothing_that_can_hold_a_secret_or_a_token_prints_it() {
         both("TokenProblem", &AccessToken::parse(Bytes::from(format!("{} {}", text.text, text.text)))),
         both("Token", &token),
         both("Obtained", &obtained()),
-        both("Outcome", &Outcome { result: Ok(obtained()), requests: 1 }),
+        both("Outcome", &Outcome { result: Ok(obtained()), requests: 1, refused: None }),
         both("Publisher", &publisher),
         both("Reader", &reader),
     ]);
@@ -128,7 +128,7 @@ fn nothing_that_can_hold_a_secret_or_a_token_prints_it() {
             let failure: Failure = rejection.into_failure(&client, &parsed());
             printed.push(both("Failure", &failure));
             printed.push(("Failure's text".to_owned(), failure.text.to_string()));
-            printed.push(both("Outcome", &Outcome { result: Err(failure), requests: 1 }));
+            printed.push(both("Outcome", &Outcome { result: Err(failure), requests: 1, refused: None }));
         }
     }
 

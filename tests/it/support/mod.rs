@@ -17,7 +17,7 @@ use std::{
 use bloom_agent::{
     clock::{Clock, Timestamp},
     config::{Draft, Kind, SourceFile},
-    daemon::{Daemon, Fatal, Parts, Signal, profile::Workshop},
+    daemon::{Daemon, Fatal, Parts, Signal, keep::Found, load::ReadConfig, profile::Workshop},
     dev_issuer::{Control, DevIssuer, Dialect, Options},
     locked::LockedPages,
     log::{self, Captured, DroppedLines, LogConfig, Panics},
@@ -64,6 +64,10 @@ pub(crate) struct Setting {
     pub(crate) secret: Option<Arc<dyn ReadSecret>>,
     /// Done to the issuer before the agent asks it for the first time.
     pub(crate) before: fn(&Control),
+    /// The way to the service manager.
+    pub(crate) notifier: Notifier,
+    /// What that has kept.
+    pub(crate) found: Found,
 }
 
 impl Default for Setting {
@@ -78,6 +82,8 @@ impl Default for Setting {
             clock: Box::new(|time| Arc::new(time)),
             secret: None,
             before: |_| (),
+            notifier: Notifier::none(),
+            found: Found::default(),
         }
     }
 }
@@ -93,6 +99,15 @@ pub(crate) fn profile(name: &str, lines: &str) -> String {
     )
 }
 
+/// How an agent ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum End {
+    /// As SIGTERM has it.
+    InOrder,
+    /// As SIGKILL has it: with nothing done any more.
+    Crash,
+}
+
 /// A running agent and the world around it.
 pub(crate) struct Agent {
     pub(crate) time: ManualTime,
@@ -100,6 +115,9 @@ pub(crate) struct Agent {
     log: Captured,
     pub(crate) limits: String,
     config: Arc<Mutex<String>>,
+    read: Arc<ReadConfig>,
+    clock: Arc<dyn Clock>,
+    secret: Option<Arc<dyn ReadSecret>>,
     readers: Vec<(String, Identity, Reader)>,
     path: PathBuf,
     signals: mpsc::Sender<Signal>,
@@ -117,7 +135,7 @@ impl Agent {
     }
 
     pub(crate) async fn start_with(setting: Setting) -> Self {
-        let Setting { limits, tokens, issuer, clock, secret, before } = setting;
+        let Setting { limits, tokens, issuer, clock, secret, before, notifier, found } = setting;
         // In /tmp and open to all, so that another uid can reach the socket: what is tested is the wall behind it.
         let directory = tempfile::Builder::new()
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
@@ -151,35 +169,46 @@ impl Agent {
                 }
             })
         };
-        let bound = server::bind(server::Address { path: &path, mode: 0o666, group: None }).unwrap();
-        let metrics = Metrics::new("test", DroppedLines::default(), Panics::default());
-        let (signals, signalled) = mpsc::channel(4);
         let mut agent = Self {
-            time: time.clone(),
+            clock: clock(time.clone()),
+            time,
             issuer,
             log,
             limits,
             config,
+            read: Arc::new(read),
+            secret,
             readers: Vec::new(),
             path,
-            signals,
+            signals: mpsc::channel(1).0,
             daemon: JoinSet::new(),
             issuing,
-            place: Some(bound.place),
+            place: None,
             directory,
             _log,
         };
         agent.write_config(&tokens);
+        agent.begin(notifier, found).await;
+        agent
+    }
+
+    /// Starts the agent itself, in the world that there is: once more, after [`Self::end`].
+    pub(crate) async fn begin(&mut self, notifier: Notifier, found: Found) {
+        let bound = server::bind(server::Address { path: &self.path, mode: 0o666, group: None }).unwrap();
+        self.place = Some(bound.place);
+        let metrics = Metrics::new("test", DroppedLines::default(), Panics::default());
+        let (signals, signalled) = mpsc::channel(4);
+        self.signals = signals;
         let daemon = Daemon::start(Parts {
-            read: Arc::new(read),
+            read: Arc::clone(&self.read),
             listener: bound.listener,
-            time: Arc::new(time.clone()),
+            time: Arc::new(self.time.clone()),
             wall_steps: None,
             workshop: Arc::new(Workshop {
                 credentials: None,
-                secret,
+                secret: self.secret.clone(),
                 pages: LockedPages::default(),
-                clock: clock(time),
+                clock: Arc::clone(&self.clock),
                 metrics: Arc::clone(&metrics),
                 floor: FLOOR,
                 blocking: bloom_agent::daemon::profile::Blocking::default(),
@@ -188,20 +217,33 @@ impl Agent {
             metrics,
             own_uid: geteuid().as_raw(),
             degraded: Vec::new(),
-            notifier: Notifier::none(),
+            notifier,
             watchdog: None,
+            found,
         })
         .await
         .unwrap();
-        let names = tokens.lines().filter_map(|line| line.strip_prefix("[tokens.")?.strip_suffix(']'));
-        agent.readers = names
+        let config = self.config.lock().unwrap().clone();
+        let names = config.lines().filter_map(|line| line.strip_prefix("[tokens.")?.strip_suffix(']'));
+        self.readers = names
             .map(|name| {
                 let (identity, reader) = daemon.reader(name).unwrap();
                 (name.to_owned(), identity, reader)
             })
             .collect();
-        agent.daemon.spawn(daemon.run(signalled));
-        agent
+        self.daemon.spawn(daemon.run(signalled));
+    }
+
+    /// Ends the agent itself, and leaves the world as it is.
+    pub(crate) async fn end(&mut self, how: End) {
+        match how {
+            End::InOrder => {
+                self.signal(Signal::Stop).await;
+                self.ended().await;
+            }
+            End::Crash => self.daemon.shutdown().await,
+        }
+        drop(self.place.take());
     }
 
     /// Puts other `[tokens.*]` tables into the config; a reload reads them.
