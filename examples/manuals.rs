@@ -28,7 +28,8 @@ struct Page {
 
 fn main() -> io::Result<()> {
     let directory = env::args_os().nth(1).map(PathBuf::from);
-    let directory = directory.ok_or_else(|| Error::new(ErrorKind::InvalidInput, "usage: manuals DIRECTORY"))?;
+    let directory =
+        directory.ok_or_else(|| Error::new(ErrorKind::InvalidInput, "usage: manuals DIRECTORY"))?;
     fs::create_dir_all(&directory)?;
     let pages = [
         Page {
@@ -129,7 +130,9 @@ fn rendered(render: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) -> io::Re
 
 /// The text of a section that becomes part of another one.
 fn without_headings(roff: &str) -> String {
-    let kept = roff.lines().filter(|line| !line.starts_with(".SH ") && !line.contains(".ds Aq") && *line != ".ie \\n(.g .ds Aq \\(aq");
+    let kept = roff.lines().filter(|line| {
+        !line.starts_with(".SH ") && !line.contains(".ds Aq") && *line != ".ie \\n(.g .ds Aq \\(aq"
+    });
     kept.fold(String::new(), |text, line| text + line + "\n")
 }
 

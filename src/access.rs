@@ -6,6 +6,7 @@
 //! - uid 65534 (`nobody`, and every uid that a user namespace does not map) is admitted by nothing;
 //! - a name that nobody has matches nobody, and an unknown unit is no unit.
 
+pub mod consumer;
 pub mod directory;
 pub mod selector;
 pub mod unit;
@@ -16,9 +17,10 @@ use std::{
     sync::Arc,
 };
 
+pub use consumer::{Consumer, NotAConsumer};
 pub use directory::{DYNAMIC_IDS, Directory, IsDynamic, Lookup, Name};
 pub use selector::{Selector, SelectorFault, Term};
-pub use unit::{UnitName, UnitPattern};
+pub use unit::{Placement, SliceFault, SliceName, UnitName, UnitPattern};
 
 use crate::token::ProfileName;
 
@@ -84,6 +86,8 @@ pub enum Verb {
     Report,
     /// Health of the profile.
     Health,
+    /// A unit's `LoadCredential=`. Only rules by unit matter to it, and being root does not ([`consumer`]).
+    Credential,
     /// Anything of AdminService. No profile's rules matter to it.
     Admin,
 }
@@ -99,6 +103,8 @@ pub struct Policy {
     pub admin: Vec<Selector>,
     /// Names resolved.
     pub directory: Arc<Directory>,
+    /// `agent.unit_slices`: only in these, and below them, is a service a unit that rules can name.
+    pub unit_slices: Vec<SliceName>,
 }
 
 /// What admitted somebody.
@@ -153,20 +159,33 @@ pub fn decide(policy: &Policy, rules: &Rules, peer: &Peer, verb: Verb) -> Decisi
     if peer.uid == OVERFLOW_UID {
         return Decision::Deny;
     }
+    if verb == Verb::Credential {
+        return consumer::decide(rules, peer);
+    }
     let root = peer.uid == ROOT_UID;
     if root && (policy.root == RootAccess::Always || verb == Verb::Admin) {
         return Decision::Allow(Rule::Root);
     }
-    let lines = match (verb, rules) {
-        (Verb::Admin, _) => &policy.admin,
-        (_, Rules::Allow(lines)) => lines,
-        (_, Rules::OwnerOnly) if peer.uid == policy.own_uid && !root => return Decision::Allow(Rule::Owner),
-        (_, Rules::OwnerOnly) => return Decision::Deny,
-    };
-    match lines.iter().find(|line| line.matches(peer, &policy.directory)) {
+    if verb != Verb::Admin && *rules == Rules::OwnerOnly && peer.uid == policy.own_uid && !root {
+        return Decision::Allow(Rule::Owner);
+    }
+    match lines(policy, rules, verb).iter().find(|line| line.matches(peer, &policy.directory)) {
         Some(line) => Decision::Allow(Rule::Line(line.as_written().clone())),
         None => Decision::Deny,
     }
+}
+
+/// Whether `peer`, whose unit is not known, is refused for want of it: some line would admit it from the right unit.
+fn hinges_on_unit(policy: &Policy, rules: &Rules, peer: &Peer, verb: Verb) -> bool {
+    let would = |line: &Selector| line.names_a_unit() && line.matches_but_for_unit(peer, &policy.directory);
+    peer.uid != OVERFLOW_UID
+        && lines(policy, rules, verb).iter().any(would)
+        && !decide(policy, rules, peer, verb).is_allow()
+}
+
+/// The lines that `verb` goes by.
+fn lines<'a>(policy: &'a Policy, rules: &'a Rules, verb: Verb) -> &'a [Selector] {
+    if verb == Verb::Admin { &policy.admin } else { rules.selectors() }
 }
 
 /// The rules of the whole agent, of one version of the config.
@@ -192,6 +211,29 @@ impl AccessRules {
     pub fn names(&self) -> BTreeSet<Name> {
         let lines = self.profiles.values().flat_map(Rules::selectors).chain(&self.policy.admin);
         lines.flat_map(Selector::names).cloned().collect()
+    }
+
+    /// Where units count.
+    pub fn unit_slices(&self) -> &[SliceName] {
+        &self.policy.unit_slices
+    }
+
+    /// Whether some rule asks for a unit.
+    pub fn names_units(&self) -> bool {
+        let mut lines = self.profiles.values().flat_map(Rules::selectors).chain(&self.policy.admin);
+        lines.any(Selector::names_a_unit)
+    }
+
+    /// Whether the unit of `peer`, which is not known yet, could change what [`Self::decide`] and [`Self::usable`] say of
+    /// `profile`. Where no profile has that name (the empty one has none), of any: what such a caller is told depends on
+    /// all that it may use.
+    pub fn hinges_on_unit(&self, profile: &str, peer: &Peer, verb: Verb) -> bool {
+        let hinges = |rules: &Rules| hinges_on_unit(&self.policy, rules, peer, verb);
+        match self.profiles.get(profile) {
+            _ if verb == Verb::Admin => hinges(&Rules::OwnerOnly),
+            Some(rules) => hinges(rules),
+            None => self.profiles.values().any(hinges),
+        }
     }
 
     /// The names as they are resolved now.

@@ -65,6 +65,7 @@ pub(crate) const fn verb_word(verb: Verb) -> &'static str {
         Verb::List => "list",
         Verb::Report => "report",
         Verb::Health => "health",
+        Verb::Credential => "credential",
         Verb::Admin => "admin",
     }
 }

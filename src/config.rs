@@ -25,8 +25,8 @@ mod report;
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 pub use agent::{
-    AgentConfig, DEFAULT_SOCKET, DEFAULT_SOCKET_GROUP, DEFAULT_SOCKET_MODE, LogConfig, LogFormat, LogLevel,
-    Ready,
+    AgentConfig, DEFAULT_SOCKET, DEFAULT_SOCKET_GROUP, DEFAULT_SOCKET_MODE, DEFAULT_UNIT_SLICE, LogConfig,
+    LogFormat, LogLevel, Ready,
 };
 pub use credential::{CredentialName, NotACredentialName};
 pub use draft::{Draft, Written};

@@ -32,7 +32,7 @@ use crate::{
     audit::Audit,
     clock::Now,
     config::{Config, Problems},
-    hardening,
+    credential, hardening,
     log::Log,
     metrics::Metrics,
     peer,
@@ -43,6 +43,7 @@ use crate::{
     systemd::{self, Notifier},
     timer::{Time, WallSteps},
     token::ProfileName,
+    units::Units,
 };
 use control::{Asked, Control};
 use keep::Keeper;
@@ -56,6 +57,10 @@ pub struct Parts {
     pub read: Arc<load::ReadConfig>,
     /// The socket, listening.
     pub listener: UnixListener,
+    /// The socket for units that ask for a token as a credential, listening; where there is a manager that made one.
+    pub credential: Option<UnixListener>,
+    /// How the unit of who asks there is found; without it by `units`.
+    pub find_unit: Option<credential::FindUnit>,
     /// The time.
     pub time: Arc<dyn Time>,
     /// Hears of steps of the wall clock, where the time is the kernel's.
@@ -66,6 +71,8 @@ pub struct Parts {
     pub log: Option<Arc<Log>>,
     /// Where the figures go.
     pub metrics: Arc<Metrics>,
+    /// Which services callers are in.
+    pub units: Arc<Units>,
     /// Who it runs as.
     pub own_uid: u32,
     /// What this host does not give, in words.
@@ -111,6 +118,7 @@ pub enum Signal {
 /// What each task leaves when it ends.
 enum Ended {
     Server(std::io::Result<()>),
+    Credential(std::io::Result<()>),
     Rotator(ProfileName, std::io::Result<()>),
     WallSteps(std::io::Error),
     Names(lookup::Asked, Option<Lookup>),
@@ -134,6 +142,7 @@ pub struct Daemon {
     log: Option<Arc<Log>>,
     metrics: Arc<Metrics>,
     audit: Arc<Audit>,
+    units: Arc<Units>,
     own_uid: u32,
     tasks: Tasks<Ended>,
     config: Config,
@@ -153,6 +162,8 @@ pub struct Daemon {
     reloads: reload::Queue,
     keeper: Option<Arc<Keeper>>,
     look_ups: lookup::Queue,
+    /// Tasks that serve a socket. When the last has drained, the agent ends.
+    serving: usize,
     notifier: Notifier,
     /// What the manager hears of reloads.
     reloaded: watch::Sender<manager::Reloads>,
@@ -171,11 +182,14 @@ impl Daemon {
         let Parts {
             read,
             listener,
+            credential,
+            find_unit,
             time,
             wall_steps,
             workshop,
             log,
             metrics,
+            units,
             own_uid,
             degraded,
             notifier,
@@ -199,10 +213,11 @@ impl Daemon {
         let denied = Arc::new(Notify::new());
         let audit = Arc::new(Audit::new(time.clone()));
         let keeper = Keeper::new(found, &notifier, &time, &metrics, &workshop.pages);
-        let (pages, kept) = (Arc::clone(&workshop), keeper.clone());
+        let (pages, kept, asked_units) = (Arc::clone(&workshop), keeper.clone(), Arc::clone(&units));
         let degraded = move || {
             let kept = kept.as_ref().map(|keeper| keeper.degraded()).unwrap_or_default();
-            degraded.iter().cloned().chain(pages.degraded()).chain(kept).collect()
+            let lost = pages.degraded().into_iter().chain(kept).chain(asked_units.trouble());
+            degraded.iter().cloned().chain(lost).collect()
         };
         let (look_ups, look_ups_seen) = watch::channel(0);
         let control = Control::new(
@@ -220,14 +235,16 @@ impl Daemon {
             audit: Arc::clone(&audit),
             metrics: Arc::clone(&metrics),
             book: Arc::clone(&book),
+            units: Arc::clone(&units),
             control: Arc::new(control),
             started,
         });
+        let capture = units.capture();
         let server = server::Server {
             service: service::routes(&agent).map_err(|_| Fatal::Lost("reflection service"))?,
             book: Arc::clone(&book),
             clock: time.clone(),
-            observe: Arc::new(peer::observe),
+            observe: Arc::new(move |socket| Ok((peer::observe(socket)?, capture.origin(socket)))),
             faults: Agent::faults(),
             metrics: Arc::clone(&metrics),
             patience: server::Patience::default(),
@@ -252,6 +269,7 @@ impl Daemon {
             log,
             metrics,
             audit,
+            units,
             own_uid,
             tasks: Tasks::new(),
             config: without_tokens(config),
@@ -269,11 +287,22 @@ impl Daemon {
             reloads: reload::Queue::default(),
             keeper,
             look_ups: lookup::Queue::new(look_ups),
+            serving: 1,
             notifier,
             reloaded,
         };
         daemon.commit(prepared).await.map_err(Fatal::Config)?;
         daemon.keep()?;
+        if let Some(listener) = credential {
+            let observe = Arc::clone(&server.observe);
+            let find_unit = find_unit.unwrap_or_else(|| credential::by_units(Arc::clone(&daemon.units)));
+            let server = credential::Server { agent, time: Arc::clone(&daemon.time), observe, find_unit };
+            let phase = phase_seen.clone();
+            daemon.serving += 1;
+            daemon.tasks.spawn("credential socket", async move {
+                Ended::Credential(server.serve(listener, phase).await)
+            });
+        }
         daemon
             .tasks
             .spawn("accept loop", async move { Ended::Server(server.serve(listener, phase_seen).await) });
@@ -330,8 +359,13 @@ impl Daemon {
                     }
                 } => self.audit.tell_due(),
                 end = self.tasks.next() => match end {
-                    Some(End::Done(Ended::Server(Ok(())))) => break,
-                    Some(End::Done(Ended::Server(Err(why)))) => {
+                    Some(End::Done(Ended::Server(Ok(())) | Ended::Credential(Ok(())))) => {
+                        self.serving -= 1;
+                        if self.serving == 0 {
+                            break;
+                        }
+                    }
+                    Some(End::Done(Ended::Server(Err(why)) | Ended::Credential(Err(why)))) => {
                         return Err(Fatal::System { what: "the socket cannot be served", why });
                     }
                     // It was told to: its profile is gone.

@@ -9,8 +9,10 @@
 //! ```text
 //! L4 faces  client · cli · arguments · exit · bin/bloom-agent · bin/bloom-agent-cli
 //! L3 life   daemon (composes, reloads, shuts down) · server (accept loop, limits, drain) · service (gRPC handlers)
+//!           credential (tokens as systemd credentials)
 //!           rotator (the task of one token) · obtain (source → oauth2 → http) · store (Publisher / Reader)
-//! L2 edges  http · source · files · names · peer · timer · locked · sealed · hardening · wiping · log · audit · metrics ·
+//! L2 edges  http · source · files · names · peer · units · timer · locked · sealed · hardening · wiping · log · audit ·
+//!           metrics ·
 //!           systemd (what the manager hands over and is told) · dev_issuer
 //! L1 rules  oauth2 · refresh · access · limits · config · stored
 //! L0 words  secret · token · failure · clock · pb (generated)
@@ -18,9 +20,9 @@
 //!
 //! # Four invariants
 //!
-//! 1. **The part that talks to strangers cannot name the part that holds secrets.** [`service`] and [`server`] never
-//!    import [`secret`], [`source`], [`http`] or [`obtain`]. Secret, protocol and network meet in [`obtain`] only
-//!    (`check` reads secrets too, to judge them, and sends none).
+//! 1. **The part that talks to strangers cannot name the part that holds secrets.** [`service`], [`server`] and
+//!    [`credential`] never import [`secret`], [`source`], [`http`] or [`obtain`]. Secret, protocol and network meet in
+//!    [`obtain`] only (`check` reads secrets too, to judge them, and sends none).
 //! 2. **L0 and L1 contain no async, no tokio, no file system, no clock.** Time and randomness are arguments. Only
 //!    [`clock`] reads a clock.
 //! 3. **Only a rotator holds a [`store::Publisher`].** A token is replaced only by a success, by one owner. Readers hold
@@ -46,6 +48,7 @@ pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod config;
+pub mod credential;
 pub mod daemon;
 pub mod dev_issuer;
 pub mod exit;
@@ -74,6 +77,7 @@ pub mod stored;
 pub mod systemd;
 pub mod timer;
 pub mod token;
+pub mod units;
 pub mod wiping;
 
 /// The README's Rust compiles.

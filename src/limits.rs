@@ -4,6 +4,7 @@ pub mod ledger;
 
 use std::ops::RangeInclusive;
 
+pub(crate) use ledger::charged;
 pub use ledger::{Exceeded, Ledger, Mention, Totals};
 
 /// What any number of `[limits]` may be. 0 would serve nobody; the upper end is far above the descriptors that a
@@ -102,19 +103,20 @@ pub struct Capped {
 
 impl Limits {
     /// With as many connections as a process with `descriptors` has room for, beside what it needs itself for so many
-    /// `profiles`: whoever is admitted takes a descriptor, and a secret that cannot be opened for want of one is
+    /// `profiles`: whoever is admitted takes `each` descriptors, and a secret that cannot be opened for want of one is
     /// everybody's loss. At least one connection, since none would be no agent.
     #[must_use]
-    pub fn within(self, descriptors: u64, profiles: usize) -> (Self, Option<Capped>) {
+    pub fn within(self, descriptors: u64, profiles: usize, each: u64) -> (Self, Option<Capped>) {
         let profiles = u64::try_from(profiles).unwrap_or(u64::MAX);
         let own = OWN_DESCRIPTORS.saturating_add(profiles.saturating_mul(DESCRIPTORS_PER_PROFILE));
         let configured = self.connections_total;
-        let room = descriptors.saturating_sub(own).max(1);
+        let each = each.max(1);
+        let room = (descriptors.saturating_sub(own) / each).max(1);
         let admitted = u32::try_from(room).map_or(configured, |room| room.min(configured));
         if admitted == configured {
             return (self, None);
         }
-        let wanted = own.saturating_add(u64::from(configured));
+        let wanted = own.saturating_add(each.saturating_mul(u64::from(configured)));
         let capped = Capped { configured, admitted, descriptors, wanted };
         (Self { connections_total: admitted, ..self }, Some(capped))
     }
@@ -158,13 +160,20 @@ mod tests {
             (64, 0, 1, Some(4160)),
             (0, 1, 1, Some(4164)),
         ] {
-            let (limits, capped) = usual.within(descriptors, profiles);
+            let (limits, capped) = usual.within(descriptors, profiles, 1);
             assert_eq!(limits, Limits { connections_total: admitted, ..usual }, "{descriptors} {profiles}");
             assert_eq!(capped.map(|capped| capped.wanted), wanted, "{descriptors} {profiles}");
         }
         let few = Limits { connections_total: 1, ..usual };
-        assert_eq!(few.within(0, 0), (few, None));
-        let told = usual.within(1024, 2).1.unwrap().to_string();
+        assert_eq!(few.within(0, 0, 1), (few, None));
+        // One more for each, where its process is held by one.
+        for (descriptors, admitted, wanted) in
+            [(64 + 2 * 4096, 4096, None), (64 + 2 * 4096 - 1, 4095, Some(64 + 2 * 4096))]
+        {
+            let (limits, capped) = usual.within(descriptors, 0, 2);
+            assert_eq!((limits.connections_total, capped.map(|capped| capped.wanted)), (admitted, wanted));
+        }
+        let told = usual.within(1024, 2, 1).1.unwrap().to_string();
         assert_eq!(
             told,
             "limits.connections_total is 4096, but this process may have 1024 files open, which is enough for 952 \

@@ -1,14 +1,19 @@
-//! The agent's log: lines on stderr, as text or JSON, from the agent's own code and from nothing else.
+//! The agent's log: lines on stderr, as text or JSON, or entries of the journal, from the agent's own code and from nothing
+//! else.
 //!
 //! - Only targets of this crate and of its programs pass, at any level: what hyper, h2, reqwest, rustls or tonic would
 //!   print of a body or a header has no way here. There is no bridge from the `log` crate either.
-//! - Control characters never reach the reader raw, whoever wrote them ([`mod@line`]): one event is one line.
+//! - Control characters never reach the reader raw, whoever wrote them ([`mod@line`], [`entry`]): one event is one line, or
+//!   one entry.
 //! - Logging never blocks a call: [`queue`] drops lines, and counts them, when nobody reads.
 //! - No escape sequence is ever written, not even to a terminal.
 //! - The audit ([`crate::audit`]) passes at every level: verbosity is not a reason to forget who got what.
 
+pub mod entry;
+pub mod journal;
 pub mod line;
 pub mod queue;
+mod sentence;
 
 use std::{
     fmt,
@@ -36,8 +41,10 @@ use tracing_subscriber::{
     layer::{Context, Layer, SubscriberExt as _},
 };
 
-use crate::clock::Clock;
-use queue::Queue;
+use crate::clock::{Clock, WallTime};
+use journal::Journal;
+use line::Shape;
+use queue::{Queue, Record};
 
 /// The target of the audit's events.
 pub const AUDIT_TARGET: &str = "bloom_agent::audit";
@@ -45,7 +52,7 @@ pub const AUDIT_TARGET: &str = "bloom_agent::audit";
 /// How long dropping [`Log`] waits for a reader: a stuck stderr must not keep the agent from ending.
 const LAST_FLUSH: Duration = Duration::from_secs(1);
 
-/// `log.format`, as far as it is a matter of lines.
+/// `log.format`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
     /// `TIME LEVEL target: message key=value …`
@@ -53,6 +60,37 @@ pub enum Format {
     Text,
     /// One JSON object a line: `time`, `level`, `target`, `message`, and the event's fields.
     Json,
+    /// Not lines, but entries of systemd's journal ([`entry`]).
+    Journal,
+}
+
+impl Format {
+    /// The format of who names none: where stderr is the journal and its socket can be reached, the journal's own, which
+    /// keeps what a line would flatten; else text.
+    pub fn usual() -> Self {
+        let stream = std::env::var(journal::STREAM_VARIABLE).ok();
+        if journal::is_stream(stream.as_deref(), io::stderr()) && Journal::usual().is_there() {
+            Self::Journal
+        } else {
+            Self::Text
+        }
+    }
+
+    fn record(self, now: WallTime, event: &Event<'_>) -> Record {
+        match self {
+            Self::Text => Record::Line(line::event(Shape::Text, now, event)),
+            Self::Json => Record::Line(line::event(Shape::Json, now, event)),
+            Self::Journal => Record::Entry(entry::event(event)),
+        }
+    }
+
+    fn lost(self, now: WallTime, lost: u64) -> Record {
+        match self {
+            Self::Text => Record::Line(line::lost(Shape::Text, now, lost)),
+            Self::Json => Record::Line(line::lost(Shape::Json, now, lost)),
+            Self::Journal => Record::Entry(entry::lost(lost)),
+        }
+    }
 }
 
 /// `[log]` of the config.
@@ -129,9 +167,13 @@ impl Switch {
             Level::DEBUG => 3,
             Level::TRACE => 4,
         };
-        let json = u8::from(config.format == Format::Json);
+        let format = match config.format {
+            Format::Text => 0,
+            Format::Json => 1,
+            Format::Journal => 2,
+        };
         let by_level = u8::from(config.audit == AuditLines::ByLevel);
-        level << 2 | by_level << 1 | json
+        level << 3 | by_level << 2 | format
     }
 
     fn set(&self, config: LogConfig) {
@@ -140,7 +182,7 @@ impl Switch {
 
     fn get(&self) -> LogConfig {
         let packed = self.0.load(Relaxed);
-        let level = match packed >> 2 {
+        let level = match packed >> 3 {
             0 => Level::ERROR,
             1 => Level::WARN,
             2 => Level::INFO,
@@ -149,8 +191,12 @@ impl Switch {
         };
         LogConfig {
             level,
-            format: if packed & 1 == 1 { Format::Json } else { Format::Text },
-            audit: if packed & 2 == 2 { AuditLines::ByLevel } else { AuditLines::Always },
+            format: match packed & 3 {
+                0 => Format::Text,
+                1 => Format::Json,
+                _ => Format::Journal,
+            },
+            audit: if packed & 4 == 4 { AuditLines::ByLevel } else { AuditLines::Always },
         }
     }
 }
@@ -174,13 +220,14 @@ pub enum InitError {
     Thread(#[from] io::Error),
 }
 
-/// Installs the log for the whole process and starts its writer's thread. `writer` may block, fail or be closed.
+/// Installs the log for the whole process and starts its writer's thread. `writer`, for lines, may block, fail or be
+/// closed; so may the journal's socket.
 pub fn init(
     config: LogConfig,
     clock: Arc<dyn Clock>,
     writer: impl Write + Send + 'static,
 ) -> Result<Log, InitError> {
-    let (log, dispatch) = build(config, clock, writer)?;
+    let (log, dispatch) = build(config, clock, writer, Journal::usual())?;
     tracing::dispatcher::set_global_default(dispatch)?;
     Ok(log)
 }
@@ -189,9 +236,10 @@ fn build(
     config: LogConfig,
     clock: Arc<dyn Clock>,
     writer: impl Write + Send + 'static,
+    journal: Journal,
 ) -> io::Result<(Log, Dispatch)> {
     let dropped = DroppedLines::default();
-    let queue = Queue::start(writer, dropped.clone())?;
+    let queue = Queue::start(writer, journal, dropped.clone())?;
     let switch = Switch::new(config);
     let lines = Lines { switch: Arc::clone(&switch), clock, sink: Sink::Queue(Arc::clone(&queue)) };
     Ok((Log { switch, queue, dropped }, lines.into_dispatch()))
@@ -249,8 +297,12 @@ impl Captured {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn push(&self, line: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_str(line);
+    fn push(&self, record: &Record) {
+        let text = match record {
+            Record::Line(line) => line.into(),
+            Record::Entry(entry) => String::from_utf8_lossy(entry),
+        };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text);
     }
 }
 
@@ -304,13 +356,10 @@ impl<S: Subscriber> Layer<S> for Lines {
             return;
         }
         let (format, now) = (self.switch.get().format, self.clock.now().wall);
-        let line = line::event(format, now, event);
+        let record = format.record(now, event);
         match &self.sink {
-            Sink::Memory(captured) => captured.push(&line),
-            Sink::Queue(queue) => {
-                let notice = |lost| line::lost(format, now, lost);
-                queue.push(line, notice);
-            }
+            Sink::Memory(captured) => captured.push(&record),
+            Sink::Queue(queue) => queue.push(record, |lost| format.lost(now, lost)),
         }
     }
 }

@@ -111,7 +111,8 @@ const CODES: [&str; 17] = [
     "UNAUTHENTICATED",
 ];
 
-const VERBS: [Verb; 6] = [Verb::Get, Verb::Watch, Verb::List, Verb::Report, Verb::Health, Verb::Admin];
+const VERBS: [Verb; 7] =
+    [Verb::Get, Verb::Watch, Verb::List, Verb::Report, Verb::Health, Verb::Credential, Verb::Admin];
 
 const OUTCOMES: [&str; 5] = ["success", "unreachable", "provider_error", "refused", "secret_unreadable"];
 

@@ -60,6 +60,7 @@ use crate::{
     clock::Clock,
     limits::{Limits, Mention},
     metrics::Metrics,
+    units::Origin,
 };
 
 /// What the agent is about; its sender is the daemon's. When the sender is dropped, the agent drains.
@@ -90,8 +91,8 @@ impl Default for Patience {
     }
 }
 
-/// How a peer is observed: [`crate::peer::observe`], or that and its unit. It must not wait.
-pub type Observe = Arc<dyn Fn(BorrowedFd<'_>) -> io::Result<Peer> + Send + Sync>;
+/// How a peer is observed: [`crate::peer::observe`], and where it came from ([`crate::units::Capture`]). It must not wait.
+pub type Observe = Arc<dyn Fn(BorrowedFd<'_>) -> io::Result<(Peer, Origin)> + Send + Sync>;
 
 /// What it takes to serve a socket.
 pub struct Server<S> {
@@ -171,8 +172,8 @@ where
     /// Who has connected, if he may.
     fn admit(&self, stream: &UnixStream, id: u64) -> Option<(Arc<Connection>, ConnectionPermit)> {
         let now = self.clock.now().boot;
-        let peer = match (self.observe)(stream.as_fd()) {
-            Ok(peer) => peer,
+        let (peer, origin) = match (self.observe)(stream.as_fd()) {
+            Ok(observed) => observed,
             Err(error) => {
                 self.book.count_refused();
                 // Nobody's uid is all ones; this is the entry of those who have none.
@@ -183,7 +184,7 @@ where
             }
         };
         match self.book.connect(peer.uid, now) {
-            Ok(permit) => Some((Connection::new(id, peer, Arc::clone(&self.book)), permit)),
+            Ok(permit) => Some((Connection::new(id, peer, origin, Arc::clone(&self.book)), permit)),
             Err(limit) => {
                 if self.book.mention(peer.uid, Mention::Refused, now) {
                     let (uid, pid) = (peer.uid, peer.pid);

@@ -28,6 +28,7 @@ use crate::{
     metrics::Metrics,
     pb,
     server::{Book, Connection, Faults, Phase, WatchPermit, deadline_of},
+    units::Units,
 };
 use snapshot::Snapshot;
 use status::Refusal;
@@ -98,6 +99,8 @@ pub struct Agent {
     pub metrics: Arc<Metrics>,
     /// What is open, and how much may be.
     pub book: Arc<Book>,
+    /// Which service a caller is in.
+    pub units: Arc<Units>,
     /// The daemon.
     pub control: Arc<dyn Control>,
     /// When the agent started.

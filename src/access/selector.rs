@@ -136,6 +136,13 @@ impl Selector {
     }
 }
 
+impl Selector {
+    /// Whether every condition but those of the unit holds for `peer`.
+    pub(super) fn matches_but_for_unit(&self, peer: &Peer, directory: &Directory) -> bool {
+        self.terms.iter().all(|term| matches!(term, Term::Unit(_)) || term.matches(peer, directory))
+    }
+}
+
 impl fmt::Debug for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Selector({:?})", self.written)

@@ -19,7 +19,8 @@ fn directory() -> Directory {
 }
 
 fn policy(root: RootAccess, own_uid: u32, admin: &[&str]) -> Policy {
-    Policy { root, own_uid, admin: lines(admin), directory: Arc::new(directory()) }
+    let unit_slices = vec![SliceName::parse("system.slice").unwrap()];
+    Policy { root, own_uid, admin: lines(admin), directory: Arc::new(directory()), unit_slices }
 }
 
 fn lines(texts: &[&str]) -> Vec<Selector> {
@@ -225,6 +226,20 @@ fn being_the_owner_helps_neither_65534_nor_a_root_that_goes_by_rule() {
 }
 
 #[test]
+fn a_credential_goes_by_rules_of_units_whoever_root_is() {
+    let rules = allow(&["uid:0", "unit:loans.service"]);
+    for root in [RootAccess::Always, RootAccess::ByRule] {
+        let policy = policy(root, ROOT_UID, &["uid:0"]);
+        let decided = |rules: &Rules, peer: Peer| decide(&policy, rules, &peer, Verb::Credential);
+        assert_eq!(decided(&rules, in_unit(peer(0, 0, &[]), "loans.service")), line("unit:loans.service"));
+        assert_eq!(decided(&rules, peer(0, 0, &[])), Decision::Deny);
+        assert_eq!(decided(&rules, in_unit(peer(5, 5, &[]), "loans.service")), Decision::Deny);
+        assert_eq!(decided(&rules, in_unit(peer(OVERFLOW_UID, 0, &[]), "loans.service")), Decision::Deny);
+        assert_eq!(decided(&Rules::OwnerOnly, in_unit(peer(0, 0, &[]), "loans.service")), Decision::Deny);
+    }
+}
+
+#[test]
 fn who_is_an_admin() {
     let cases: &[(&str, RootAccess, &[&str], Peer, Decision)] = &[
         ("root is", RootAccess::Always, &[], peer(0, 0, &[]), by(Rule::Root)),
@@ -406,4 +421,37 @@ fn a_group_is_matched_exactly_however_many_the_peer_has() {
         assert!(!decided(0) && !decided(1999) && !decided(2000 + count), "{count} groups");
         assert!(count == 0 || (decided(2000) && decided(2000 + count - 1)), "{count} groups");
     }
+}
+
+#[test]
+fn a_unit_is_asked_for_only_where_it_could_admit() {
+    use RootAccess::{Always, ByRule};
+    let billing = || peer(BILLING, 9, &[]);
+    let cases: Vec<(&str, RootAccess, Rules, Peer, bool)> = vec![
+        ("a rule by unit alone", Always, allow(&["unit:a.service"]), billing(), true),
+        ("with a user who it is", Always, allow(&["user:billing & unit:a.service"]), billing(), true),
+        ("with a user who it is not", Always, allow(&["uid:7 & unit:a.service"]), billing(), false),
+        (
+            "with a group that it is not in",
+            Always,
+            allow(&["unit:a.service & group:credit"]),
+            billing(),
+            false,
+        ),
+        ("another line admits", Always, allow(&["unit:a.service", "user:billing"]), billing(), false),
+        ("no rule names a unit", Always, allow(&["uid:7"]), billing(), false),
+        ("root is admitted anyway", Always, allow(&["unit:a.service"]), peer(0, 0, &[]), false),
+        ("root by rule is asked", ByRule, allow(&["unit:a.service"]), peer(0, 0, &[]), true),
+        ("nobody is never admitted", Always, allow(&["unit:a.service"]), peer(OVERFLOW_UID, 9, &[]), false),
+        ("without allow", Always, Rules::OwnerOnly, billing(), false),
+    ];
+    for (what, root, rules, peer, expected) in cases {
+        let profiles = [(ProfileName::parse("a").unwrap(), rules)].into();
+        let access = AccessRules::new(policy(root, OWN, &[]), profiles);
+        assert_eq!(access.hinges_on_unit("a", &peer, Verb::Get), expected, "{what}");
+        assert_eq!(access.hinges_on_unit("", &peer, Verb::Get), expected, "{what}, no name");
+    }
+    let admins = AccessRules::new(policy(Always, OWN, &["unit:ops.service"]), BTreeMap::new());
+    assert!(admins.names_units() && admins.hinges_on_unit("", &billing(), Verb::Admin));
+    assert!(!admins.hinges_on_unit("", &billing(), Verb::Get));
 }

@@ -141,6 +141,7 @@ pub(super) struct Status<'a> {
     watches: u32,
     degraded: &'a [String],
     pid: i32,
+    unit_lookup: &'a str,
 }
 
 impl<'a> Status<'a> {
@@ -155,6 +156,7 @@ impl<'a> Status<'a> {
             watches: status.watches,
             degraded: &status.degraded,
             pid: status.pid,
+            unit_lookup: &status.unit_lookup,
         }
     }
 }

@@ -35,6 +35,10 @@ pub(super) fn status(status: &pb::GetStatusResponse, now: WallTime) -> String {
         format!("configured  {}", moment(status.configured_at, now)),
         format!("serving     {} connections, {} watches", status.connections, status.watches),
     ];
+    // An agent that is older does not say.
+    if !status.unit_lookup.is_empty() {
+        lines.push(format!("units       {}", printable(&status.unit_lookup)));
+    }
     lines.extend(status.degraded.iter().map(|what| format!("degraded    {}", printable(what))));
     lines.push(String::new());
     let head =
@@ -221,12 +225,14 @@ p\\u{1b}  unavailable  -                             now                        
             watches: 2,
             degraded: vec!["memory is not locked".to_owned()],
             pid: 812,
+            unit_lookup: "bus-pidfd".to_owned(),
         };
         let text = status(&answer, NOW);
         for part in [
             "bloom-agent 0.1.0, pid 812",
             "started     3h 12m ago (2026-11-22T10:53:00Z)",
             "serving     4 connections, 2 watches",
+            "units       bus-pidfd",
             "degraded    memory is not locked",
             "in 1m (2026-11-22T14:06:00Z) assumed",
             "2s ago (2026-11-22T14:04:58Z): 503 from the provider",

@@ -126,6 +126,8 @@ pub enum Reason {
     ProviderRefused,
     /// The agent cannot read the secret: the operator's work.
     SecretUnreadable,
+    /// The agent cannot find out which systemd unit this process is in.
+    UnitUnknown,
     /// The agent restarts.
     ShuttingDown,
     /// No answer before the deadline.
@@ -205,6 +207,7 @@ impl Error {
             Code::Unavailable => {
                 let reason = match reason {
                     "TOKEN_PENDING" => Reason::TokenPending,
+                    "UNIT_UNKNOWN" => Reason::UnitUnknown,
                     "PROVIDER_UNREACHABLE" => Reason::ProviderUnreachable,
                     "PROVIDER_ERROR" => Reason::ProviderError,
                     "PROVIDER_REFUSED" => Reason::ProviderRefused,
@@ -314,6 +317,7 @@ mod tests {
         }
         for (word, expected) in [
             ("TOKEN_PENDING", Reason::TokenPending),
+            ("UNIT_UNKNOWN", Reason::UnitUnknown),
             ("PROVIDER_UNREACHABLE", Reason::ProviderUnreachable),
             ("PROVIDER_ERROR", Reason::ProviderError),
             ("PROVIDER_REFUSED", Reason::ProviderRefused),

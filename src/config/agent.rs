@@ -8,7 +8,7 @@ use super::{
     report::Report,
 };
 use crate::{
-    access::{RootAccess, Selector, selector},
+    access::{RootAccess, Selector, SliceFault, SliceName, selector},
     limits::{self, Limits},
     oauth2::ProxyUrl,
 };
@@ -20,6 +20,10 @@ pub const DEFAULT_SOCKET_MODE: u32 = 0o660;
 /// The callers' group when the config does not say, for an agent that binds as root or as `bloom-agent`. Any other has
 /// no default.
 pub const DEFAULT_SOCKET_GROUP: &str = "bloom-agent-users";
+
+/// Where a service is a unit that rules can name, when the config does not say: where systemd puts every service of the
+/// system by itself.
+pub const DEFAULT_UNIT_SLICE: &str = "system.slice";
 
 pub(super) const AGENT_KEYS: &[&str] =
     &["socket", "socket_mode", "socket_group", "admin", "root", "ready", "unit_slices", "proxy", "ca_file"];
@@ -46,6 +50,8 @@ pub struct AgentConfig {
     pub admin: Vec<Selector>,
     /// `root`.
     pub root: RootAccess,
+    /// `unit_slices`: at least one, none of the users.
+    pub unit_slices: Vec<SliceName>,
     /// `ready`: what counts at the next start.
     pub ready: Ready,
     /// `proxy`, for the profiles that name none.
@@ -62,6 +68,7 @@ impl Default for AgentConfig {
             socket_group: None,
             admin: Vec::new(),
             root: RootAccess::default(),
+            unit_slices: SliceName::parse_allowed(DEFAULT_UNIT_SLICE).into_iter().collect(),
             ready: Ready::default(),
             proxy: None,
             ca_file: None,
@@ -86,13 +93,14 @@ pub enum LogLevel {
 }
 
 /// `log.format`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// A line for people.
-    #[default]
     Text,
     /// A JSON object a line.
     Json,
+    /// Entries of systemd's journal.
+    Journal,
 }
 
 /// `[log]`.
@@ -100,8 +108,8 @@ pub enum LogFormat {
 pub struct LogConfig {
     /// `level`.
     pub level: LogLevel,
-    /// `format`.
-    pub format: LogFormat,
+    /// `format`, where it is written; without it stderr decides (it may be the journal).
+    pub format: Option<LogFormat>,
 }
 
 pub(super) fn agent(table: &Table<'_>, report: &mut Report) -> AgentConfig {
@@ -111,15 +119,20 @@ pub(super) fn agent(table: &Table<'_>, report: &mut Report) -> AgentConfig {
     let root =
         table.choice("root", &[("always", RootAccess::Always), ("by-rule", RootAccess::ByRule)], report);
     let ready = table.choice("ready", &[("listening", Ready::Listening), ("tokens", Ready::Tokens)], report);
-    if table.strings("unit_slices", report).is_some() {
-        report.unsupported(&table.spot_of("unit_slices"), "take it out; rules by unit come later");
-    }
+    let slices = table.strings("unit_slices", report).map(|items| {
+        if items.is_empty() {
+            let right = "leave the key out for system.slice, or name one";
+            report.fault(&table.spot_of("unit_slices"), "is empty, so no caller would have a unit", right);
+        }
+        slices(&items, report)
+    });
     AgentConfig {
         socket: socket.unwrap_or(usual.socket),
         socket_mode: mode.unwrap_or(usual.socket_mode),
         socket_group: table.string("socket_group", report).and_then(|item| group(&item, report)),
         admin: table.strings("admin", report).map(|items| selectors(&items, report)).unwrap_or_default(),
         root: root.map_or(usual.root, |item| item.value),
+        unit_slices: slices.unwrap_or(usual.unit_slices),
         ready: ready.map_or(usual.ready, |item| item.value),
         proxy: table.string("proxy", report).and_then(|item| oauth::proxy(&item, report)),
         ca_file: table.string("ca_file", report).and_then(|item| path::ca_file(&item, report)),
@@ -146,14 +159,32 @@ fn group(item: &Item<'_, &str>, report: &mut Report) -> Option<Box<str>> {
     }
 }
 
+fn slices(items: &[Item<'_, &str>], report: &mut Report) -> Vec<SliceName> {
+    let mut slices = Vec::new();
+    for item in items {
+        match SliceName::parse_allowed(item.value) {
+            Ok(slice) => slices.push(slice),
+            Err(fault) => {
+                let right = match fault {
+                    SliceFault::NotASlice => {
+                        "write a name as `systemctl -t slice` prints it, such as system.slice"
+                    }
+                    SliceFault::Root | SliceFault::Users => {
+                        "name system.slice, or another slice of the system's own"
+                    }
+                };
+                report.fault(&item.spot, fault.to_string(), right);
+            }
+        }
+    }
+    slices
+}
+
 /// The lines of `admin` or of an `allow`.
 pub(super) fn selectors(items: &[Item<'_, &str>], report: &mut Report) -> Vec<Selector> {
     let mut selectors = Vec::new();
     for item in items {
         match Selector::parse(item.value) {
-            Ok(selector) if selector.names_a_unit() => {
-                report.unsupported(&item.spot, "admit by user: or group: until rules by unit: are");
-            }
             Ok(selector) => {
                 report.selectors.push(item.spot.written(selector.clone()));
                 selectors.push(selector);
@@ -195,13 +226,9 @@ pub(super) fn log(table: &Table<'_>, report: &mut Report) -> LogConfig {
         ("debug", LogLevel::Debug),
         ("trace", LogLevel::Trace),
     ];
-    let formats = [("text", Some(LogFormat::Text)), ("json", Some(LogFormat::Json)), ("journal", None)];
-    let level = table.choice("level", &levels, report).map(|item| item.value).unwrap_or_default();
-    let format = table.choice("format", &formats, report).and_then(|item| {
-        if item.value.is_none() {
-            report.unsupported(&item.spot, "write format = \"text\" or \"json\"");
-        }
-        item.value
-    });
-    LogConfig { level, format: format.unwrap_or_default() }
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json), ("journal", LogFormat::Journal)];
+    LogConfig {
+        level: table.choice("level", &levels, report).map(|item| item.value).unwrap_or_default(),
+        format: table.choice("format", &formats, report).map(|item| item.value),
+    }
 }

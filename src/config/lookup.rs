@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Config, Draft, Problem};
+use super::{Config, Draft, Problem, Written};
 use crate::access::{
     AccessRules, Directory, Lookup, Name, OVERFLOW_UID, Policy, ROOT_UID, RootAccess, Rules, Selector, Term,
 };
@@ -35,6 +35,7 @@ impl Config {
             own_uid,
             admin: self.agent.admin.clone(),
             directory: Arc::new(directory),
+            unit_slices: self.agent.unit_slices.clone(),
         };
         let profiles: BTreeMap<_, _> =
             self.tokens.iter().map(|(name, profile)| (name.clone(), profile.rules.clone())).collect();
@@ -87,6 +88,17 @@ impl Draft {
         }
         faults.into_iter().for_each(|fault| self.fault(fault));
         warnings.into_iter().for_each(|warning| self.warn(warning));
+    }
+
+    /// Warns of every rule that asks for a unit, on a host where no unit can be found out, because of `why`.
+    pub fn without_units(&mut self, why: &'static str) {
+        let asks = self.selectors().iter().filter(|written| written.value.names_a_unit());
+        let problem = |written: &Written<Selector>| {
+            let wrong = format!("asks for a unit, and {why}, so it matches nobody");
+            written
+                .problem(wrong, "run the agent where systemd runs its callers, or admit by user: or group:")
+        };
+        asks.map(problem).collect::<Vec<_>>().into_iter().for_each(|warning| self.warn(warning));
     }
 
     /// Profiles that an agent of root serves to nobody, since root itself goes by rule.

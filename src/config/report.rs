@@ -61,11 +61,6 @@ impl Report {
         );
     }
 
-    /// What a later version will understand is refused by this one, never ignored.
-    pub(super) fn unsupported(&mut self, spot: &Spot<'_>, right: &'static str) {
-        self.fault(spot, "is not supported by this version", right);
-    }
-
     /// Names the two types and nothing else.
     pub(super) fn wrong_type(&mut self, spot: &Spot<'_>, expected: &'static str, found: &DeValue<'_>) {
         let article = if matches!(found, DeValue::Integer(_) | DeValue::Array(_)) { "an" } else { "a" };

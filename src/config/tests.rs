@@ -103,7 +103,7 @@ fn what_is_not_written_has_its_default() {
     assert_eq!(config.agent.socket.to_str(), Some(DEFAULT_SOCKET));
     assert_eq!(config.agent.root, RootAccess::Always);
     assert_eq!(config.limits, Limits::default());
-    assert_eq!(config.log, LogConfig { level: LogLevel::Info, format: LogFormat::Text });
+    assert_eq!(config.log, LogConfig { level: LogLevel::Info, format: None });
     let profile = &config.tokens["p"];
     assert_eq!(profile.refresh, Policy::default());
     assert_eq!(profile.assumed_lifetime, Duration::from_secs(3600));
@@ -127,6 +127,7 @@ fn every_key_of_the_agent_has_its_effect() {
         socket_group: Some("g".into()),
         admin: vec![Selector::of_uid(5)],
         root: RootAccess::ByRule,
+        unit_slices: AgentConfig::default().unit_slices,
         ready: Ready::Tokens,
         proxy: Some(ProxyUrl::parse("http://p:1").unwrap()),
         ca_file: Some("/ca".into()),
@@ -141,7 +142,7 @@ fn every_key_of_the_agent_has_its_effect() {
         connects_per_second: 1_000_000,
     };
     assert_eq!(config.limits, limits);
-    assert_eq!(config.log, LogConfig { level: LogLevel::Trace, format: LogFormat::Json });
+    assert_eq!(config.log, LogConfig { level: LogLevel::Trace, format: Some(LogFormat::Json) });
 }
 
 #[test]
@@ -308,7 +309,7 @@ fn each_fault_of_a_profile_is_told_with_its_line_and_its_key() {
             "allow = [\"uid:61184\"]",
             "allow[0]: names one of systemd's dynamic ids (61184 to 65519), which are handed on to other services; use unit:NAME.service",
         ),
-        ("allow = [\"unit:x.service\"]", "allow[0]: is not supported by this version; "),
+        ("allow = [\"unit:x.scope\"]", "allow[0]: has a unit that is not a service; "),
         ("refresh = 0.8", "refresh: is a float; write a table"),
         ("refresh = { at = \"C\" }", "refresh.at: is a string; write a number"),
         ("refresh = { at = 0.09 }", "refresh.at: `at` must lie between 0.1 and 0.95 "),
@@ -441,14 +442,21 @@ fn each_fault_of_the_agents_tables_is_told_with_its_line_and_its_key() {
         ("agent.socket_group = \"\"", "agent.socket_group: is not a group's name; "),
         ("agent.admin = [\"user:*\"]", "agent.admin[0]: holds a wildcard; "),
         ("agent.admin = [\"uid:1\", \"gid:65519\"]", "agent.admin[1]: names one of systemd's dynamic ids "),
-        ("agent.admin = [\"uid:1 & unit:a@.service\"]", "agent.admin[0]: is not supported by this version; "),
+        ("agent.admin = [\"uid:1 & unit:a@b.slice\"]", "agent.admin[0]: has a unit that is not a service; "),
         (
             "agent.root = \"never\"",
             "agent.root: is none of the words that it can be; write \"always\" or \"by-rule\"",
         ),
         ("agent.ready = \"C\"", "agent.ready: is none of the words that it can be; "),
-        ("agent.unit_slices = [\"system.slice\"]", "agent.unit_slices: is not supported by this version; "),
-        ("agent.unit_slices = []", "agent.unit_slices: is not supported by this version; "),
+        ("agent.unit_slices = []", "agent.unit_slices: is empty, so no caller would have a unit; "),
+        ("agent.unit_slices = \"system.slice\"", "agent.unit_slices: is a string; "),
+        (
+            "agent.unit_slices = [\"system.slice\", \"C\"]",
+            "agent.unit_slices[1]: is not the name of a slice; ",
+        ),
+        ("agent.unit_slices = [\"-.slice\"]", "agent.unit_slices[0]: is the root slice, "),
+        ("agent.unit_slices = [\"user.slice\"]", "agent.unit_slices[0]: is a slice of the users, "),
+        ("agent.unit_slices = [\"user-1000.slice\"]", "agent.unit_slices[0]: is a slice of the users, "),
         ("agent.proxy = \"socks5://C:1\"", "agent.proxy: "),
         ("agent.proxy = \"http://C\"", "agent.proxy: "),
         ("agent.ca_file = \"C\"", "agent.ca_file: is not an absolute path; "),
@@ -460,8 +468,8 @@ fn each_fault_of_the_agents_tables_is_told_with_its_line_and_its_key() {
         ("limits.call = 1", "limits.call: is no key of this table; did you mean calls?"),
         ("log.level = \"loud\"", "log.level: is none of the words that it can be; "),
         (
-            "log.format = \"journal\"",
-            "log.format: is not supported by this version; write format = \"text\" or \"json\"",
+            "log.format = \"xml\"",
+            "log.format: is none of the words that it can be; write \"text\" or \"json\" or \"journal\"",
         ),
         ("log.file = \"C\"", "log.file: is no key of this table; the keys here are level, format"),
         ("tokens = 1", "tokens: is an integer; write a table"),
@@ -818,6 +826,33 @@ fn a_profile_that_root_by_rule_serves_to_nobody_is_a_warning() {
     assert!(warnings(&(text + "allow = [\"uid:5\"]\n"), 0).is_empty());
 }
 
+#[test]
+fn units_are_asked_for_in_the_slices_that_are_named() {
+    let text = partner("allow = [\"uid:5 & unit:loans@.service\"]");
+    let names =
+        |config: &Config| config.agent.unit_slices.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let config = accepted(&text);
+    assert_eq!(names(&config), ["system.slice"]);
+    assert!(config.access_rules(0, Directory::default()).names_units());
+    let slices = "[agent]\nunit_slices = [\"apps.slice\", \"machine-a.slice\"]\n";
+    assert_eq!(names(&accepted(&(text.clone() + slices))), ["apps.slice", "machine-a.slice"]);
+    // Another list is no reason to restart.
+    let mut changed = draft(&[main_file(&(text.clone() + slices))]);
+    changed.judge_restart(&config);
+    assert!(changed.finish().is_ok());
+
+    let mut without = draft(&[main_file(&text)]);
+    without.without_units("this host has no systemd");
+    let warning = without.finish().unwrap().warnings.remove(0).to_string();
+    assert!(
+        warning
+            .starts_with("config.toml:6: tokens.p.allow[0]: asks for a unit, and this host has no systemd,")
+    );
+    let mut other = draft(&[main_file(&partner("allow = [\"uid:5\"]"))]);
+    other.without_units("this host has no systemd");
+    assert_eq!(other.finish().unwrap().warnings, []);
+}
+
 const EXAMPLE: &str = include_str!("../../systemd/config.toml");
 
 /// The example with every key that is commented out put in.
@@ -836,7 +871,7 @@ fn the_example_is_accepted_as_it_is_and_with_every_key_of_it() {
     assert_eq!(config.warnings, []);
     assert_eq!(config.tokens.len(), 3);
     assert_eq!(config.limits, Limits::default());
-    assert_eq!(config.log, LogConfig::default());
+    assert_eq!(config.log, LogConfig { format: Some(LogFormat::Text), ..LogConfig::default() });
     let shown = AgentConfig { admin: vec![], proxy: None, ca_file: None, socket_group: None, ..config.agent };
     assert_eq!(shown, AgentConfig::default());
 }
@@ -858,9 +893,7 @@ fn the_example_shows_every_key_that_there_is() {
         profile::SECRET_KEYS,
         profile::REFRESH_KEYS,
     ];
-    // This one is refused in every form, so the example can only speak of it.
-    assert!(EXAMPLE.contains("`unit_slices`"));
-    for key in all.into_iter().flatten().filter(|key| **key != "unit_slices") {
+    for key in all.into_iter().flatten() {
         assert!(shown.contains(key), "the example does not show {key}");
     }
 }

@@ -41,6 +41,7 @@ use crate::{
     systemd::Notifier,
     timer::KernelTime,
     token::Generation,
+    units::Units,
 };
 use command::Ending;
 
@@ -132,6 +133,8 @@ async fn serve(
     let start = Daemon::start(Parts {
         read: Arc::new(move || config.clone()),
         listener: bound.listener,
+        credential: None,
+        find_unit: None,
         time: time.clone(),
         wall_steps: Some(wall_steps),
         workshop: Arc::new(Workshop {
@@ -144,6 +147,7 @@ async fn serve(
             blocking: super::profile::Blocking::default(),
         }),
         log: None,
+        units: Units::of_this_host(time.clone(), Arc::clone(&metrics)),
         metrics,
         own_uid: geteuid().as_raw(),
         degraded: Vec::new(),

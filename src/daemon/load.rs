@@ -10,6 +10,7 @@ use crate::{
     config::{self, Config, Draft, Kind, LogFormat, LogLevel, Problem, Problems, SourceFile, UnknownNames},
     files, log, names,
     token::ProfileName,
+    units,
 };
 
 /// Reads the config. Blocking.
@@ -51,6 +52,9 @@ pub fn judge(
 ) -> (Lookup, BTreeMap<ProfileName, Built>) {
     let found = names::resolve(&draft.names());
     draft.judge_names(&found, own_uid, unknown);
+    if let Some(why) = units::why_none() {
+        draft.without_units(why);
+    }
     if draft.is_faulty() {
         // Of profiles that will not be built, too.
         let problems = draft.ca_files().iter().filter_map(|written| {
@@ -109,8 +113,10 @@ pub fn log_config(config: &config::LogConfig) -> log::LogConfig {
         LogLevel::Trace => tracing::Level::TRACE,
     };
     let format = match config.format {
-        LogFormat::Text => log::Format::Text,
-        LogFormat::Json => log::Format::Json,
+        None => log::Format::usual(),
+        Some(LogFormat::Text) => log::Format::Text,
+        Some(LogFormat::Json) => log::Format::Json,
+        Some(LogFormat::Journal) => log::Format::Journal,
     };
     log::LogConfig { level, format, ..log::LogConfig::default() }
 }

@@ -321,6 +321,7 @@ mod tests {
                 own_uid: 7,
                 admin: vec![],
                 directory: Arc::new(Directory::default()),
+                unit_slices: vec![],
             };
             let access = AccessRules::new(policy, BTreeMap::from([(name.clone(), Rules::OwnerOnly)]));
             let (config, config_seen) = watch::channel(Arc::new(Snapshot {

@@ -179,8 +179,9 @@ impl Daemon {
             log.set(load::log_config(&self.config.log));
         }
         let limits = self.config.limits;
+        let each = 1 + self.units.capture().descriptors();
         let (limits, capped) =
-            self.descriptors.map_or((limits, None), |limit| limits.within(limit, self.running.len()));
+            self.descriptors.map_or((limits, None), |limit| limits.within(limit, self.running.len(), each));
         if let Some(capped) = capped {
             tracing::warn!("{capped}");
         }
@@ -189,6 +190,9 @@ impl Daemon {
         self.configured = now;
         self.commits += 1;
         self.swap();
+        if self.snapshot.borrow().access.names_units() {
+            self.units.announce();
+        }
         // In force. The rotators hear of it last: the readers withhold a token of an old identity by themselves.
         for (rotator, task) in told {
             // One that is gone has panicked: an event of the loop, which replaces it by what is in force now.

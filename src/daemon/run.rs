@@ -31,16 +31,17 @@ use crate::{
     source,
     systemd::{ActivationFault, Manager},
     timer::KernelTime,
+    units::Units,
 };
 
 /// Where the config is when nobody says.
 pub const DEFAULT_CONFIG: &str = "/etc/bloom-agent/config.toml";
 
 /// Threads for what blocks and cannot be called back: [`source::READINGS`] for secret files, [`http::LOOK_UPS`] for the
-/// providers' names, and some for what is done one at a time, NSS and the reading of a config. So none of them waits for
+/// providers' names, and some for what is done one at a time: NSS, the reading of a config, a walk of the cgroups. So none of them waits for
 /// a thread that another one's hanging call has. With the event loop's and the log's own it stays well within the
 /// TasksMax=32 of the unit.
-const BLOCKING_THREADS: usize = source::READINGS + http::LOOK_UPS + 4;
+const BLOCKING_THREADS: usize = source::READINGS + http::LOOK_UPS + 5;
 
 /// Why `run` ends before it should.
 #[derive(Debug, thiserror::Error)]
@@ -154,18 +155,21 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
         let parts = Parts {
             read: Arc::new(read),
             listener: listener_of_ours,
+            credential: passed.credential,
+            find_unit: None,
             time: time.clone(),
             wall_steps: Some(wall_steps),
             workshop: Arc::new(Workshop {
                 credentials,
                 secret: None,
                 pages: LockedPages::default(),
-                clock: time,
+                clock: time.clone(),
                 metrics: Arc::clone(&metrics),
                 floor: refresh::schedule::FLOOR,
                 blocking: Blocking::default(),
             }),
             log: Some(log),
+            units: Units::of_this_host(time, Arc::clone(&metrics)),
             metrics,
             own_uid: geteuid().as_raw(),
             degraded,

@@ -221,7 +221,7 @@ impl Entry {
 
 /// Takes one token out of a bucket that holds two seconds' worth: when it will be full again, or nothing if it is empty.
 /// A rate of zero admits nobody.
-fn charged(full_at: Timestamp, per_second: u32, now: Timestamp) -> Option<Timestamp> {
+pub(crate) fn charged(full_at: Timestamp, per_second: u32, now: Timestamp) -> Option<Timestamp> {
     let one = Duration::from_secs(1).checked_div(per_second)?;
     let full_at = full_at.max(now) + one;
     (full_at.since(now) <= one.saturating_mul(per_second.saturating_mul(2))).then_some(full_at)

@@ -12,30 +12,43 @@ use tracing::{
     field::{Field, Visit},
 };
 
-use super::Format;
 use crate::clock::WallTime;
 
 /// The longest value, in bytes before escaping.
-const MAX_VALUE_BYTES: usize = 4096;
+pub(super) const MAX_VALUE_BYTES: usize = 4096;
+
+/// Where the notice of lost lines comes from.
+pub(super) const LOST_TARGET: &str = "bloom_agent::log";
+/// What it says, before how many.
+pub(super) const LOST_MESSAGE: &str = "log lines were dropped, because nobody read them fast enough";
+
+/// How a line is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// `TIME LEVEL target: message key=value …`
+    Text,
+    /// One JSON object.
+    Json,
+}
 
 /// The line of `event`, with its newline.
-pub fn event(format: Format, now: WallTime, event: &Event<'_>) -> String {
+pub fn event(shape: Shape, now: WallTime, event: &Event<'_>) -> String {
     let metadata = event.metadata();
-    let mut line = Line::start(format, now, *metadata.level(), metadata.target());
+    let mut line = Line::start(shape, now, *metadata.level(), metadata.target());
     event.record(&mut line);
     line.end()
 }
 
 /// The line that tells of `lost` lines before it.
-pub fn lost(format: Format, now: WallTime, lost: u64) -> String {
-    let mut line = Line::start(format, now, Level::WARN, "bloom_agent::log");
-    line.message("log lines were dropped, because nobody read them fast enough");
+pub fn lost(shape: Shape, now: WallTime, lost: u64) -> String {
+    let mut line = Line::start(shape, now, Level::WARN, LOST_TARGET);
+    line.message(LOST_MESSAGE);
     line.bare("lines", format_args!("{lost}"));
     line.end()
 }
 
 struct Line {
-    format: Format,
+    shape: Shape,
     /// Everything up to the message.
     head: String,
     message: String,
@@ -43,27 +56,27 @@ struct Line {
 }
 
 impl Line {
-    fn start(format: Format, now: WallTime, level: Level, target: &str) -> Self {
-        let head = match format {
-            Format::Text => format!("{now} {level} {target}:"),
-            Format::Json => {
+    fn start(shape: Shape, now: WallTime, level: Level, target: &str) -> Self {
+        let head = match shape {
+            Shape::Text => format!("{now} {level} {target}:"),
+            Shape::Json => {
                 format!("{{\"time\":\"{now}\",\"level\":\"{level}\",\"target\":\"{target}\"")
             }
         };
-        Self { format, head, message: String::new(), fields: String::new() }
+        Self { shape, head, message: String::new(), fields: String::new() }
     }
 
     fn end(self) -> String {
-        let Self { format, mut head, message, fields } = self;
-        match format {
-            Format::Text => {
+        let Self { shape, mut head, message, fields } = self;
+        match shape {
+            Shape::Text => {
                 if !message.is_empty() {
                     head.push(' ');
                     escape_text(&message, &mut head);
                 }
                 head.push_str(&fields);
             }
-            Format::Json => {
+            Shape::Json => {
                 head.push_str(",\"message\":");
                 quote_json(&message, &mut head);
                 head.push_str(&fields);
@@ -80,28 +93,16 @@ impl Line {
 
     /// A number or a boolean.
     fn bare(&mut self, name: &str, value: fmt::Arguments<'_>) {
-        let _infallible = match self.format {
-            Format::Text => write!(self.fields, " {name}={value}"),
-            Format::Json => write!(self.fields, ",\"{name}\":{value}"),
+        let _infallible = match self.shape {
+            Shape::Text => write!(self.fields, " {name}={value}"),
+            Shape::Json => write!(self.fields, ",\"{name}\":{value}"),
         };
     }
 
     fn text(&mut self, name: &str, value: &str) {
-        match self.format {
-            Format::Text => {
-                self.fields.push(' ');
-                self.fields.push_str(name);
-                self.fields.push('=');
-                let plain = !value.is_empty() && !value.contains([' ', '"', '=', '\\']);
-                if plain {
-                    escape_text(value, &mut self.fields);
-                } else {
-                    self.fields.push('"');
-                    escape_quoted(value, &mut self.fields);
-                    self.fields.push('"');
-                }
-            }
-            Format::Json => {
+        match self.shape {
+            Shape::Text => pair(name, value, &mut self.fields),
+            Shape::Json => {
                 self.fields.push_str(",\"");
                 self.fields.push_str(name);
                 self.fields.push_str("\":");
@@ -113,17 +114,14 @@ impl Line {
 
 impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let mut text = Cut(String::new());
-        // The only error is our own: the value is long enough.
-        let _cut = write!(text, "{value:?}");
-        self.record_str(field, &text.0);
+        self.record_str(field, &shown(value));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        let value = cut(value);
+        let value = cut(value, MAX_VALUE_BYTES);
         match field.name() {
             "message" => self.message(&value),
-            name => self.text(name.trim_start_matches("r#"), &value),
+            name => self.text(plain_name(name), &value),
         }
     }
 
@@ -138,6 +136,38 @@ impl Visit for Line {
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.bare(field.name(), format_args!("{value}"));
     }
+}
+
+/// What a value shows of itself by Debug or Display, cut as any other text.
+pub(super) fn shown(value: &dyn fmt::Debug) -> String {
+    let mut text = Cut(String::new());
+    // The only error is our own: the value is long enough.
+    let _cut = write!(text, "{value:?}");
+    cut(&text.0, MAX_VALUE_BYTES).into_owned()
+}
+
+/// The name of a field as it was meant: `r#type` is `type`.
+pub(super) fn plain_name(name: &str) -> &str {
+    name.trim_start_matches("r#")
+}
+
+/// ` name=value`, quoted where a reader could not tell where the value ends.
+pub(super) fn pair(name: &str, value: &str, out: &mut String) {
+    out.push(' ');
+    out.push_str(name);
+    out.push('=');
+    if value.is_empty() || value.contains([' ', '"', '=', '\\']) {
+        quote_text(value, out);
+    } else {
+        escape_text(value, out);
+    }
+}
+
+/// `"value"`.
+pub(super) fn quote_text(value: &str, out: &mut String) {
+    out.push('"');
+    escape_quoted(value, out);
+    out.push('"');
 }
 
 /// Takes text until it is one byte too long, which [`cut`] then sees.
@@ -155,11 +185,12 @@ impl fmt::Write for Cut {
     }
 }
 
-fn cut(value: &str) -> std::borrow::Cow<'_, str> {
-    if value.len() <= MAX_VALUE_BYTES {
+/// At most `bytes` of `value`, and a sign that it was more.
+pub(super) fn cut(value: &str, bytes: usize) -> std::borrow::Cow<'_, str> {
+    if value.len() <= bytes {
         return value.into();
     }
-    let mut end = MAX_VALUE_BYTES;
+    let mut end = bytes;
     while !value.is_char_boundary(end) {
         end -= 1;
     }
@@ -167,12 +198,12 @@ fn cut(value: &str) -> std::borrow::Cow<'_, str> {
 }
 
 /// Controls (C0, DEL, C1), the separators of Unicode, and whatever changes the direction or hides.
-fn is_unsafe(c: char) -> bool {
+pub(super) fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
-fn escape_text(text: &str, out: &mut String) {
+pub(super) fn escape_text(text: &str, out: &mut String) {
     for c in text.chars() {
         if is_unsafe(c) { out.extend(c.escape_default()) } else { out.push(c) }
     }
@@ -243,10 +274,10 @@ mod tests {
     #[test]
     fn a_long_value_is_cut_between_characters() {
         let long = "é".repeat(MAX_VALUE_BYTES);
-        let short = cut(&long);
+        let short = cut(&long, MAX_VALUE_BYTES);
         assert!(short.len() <= MAX_VALUE_BYTES + "…".len() && short.ends_with("é…"));
         let mut debug = Cut(String::new());
         assert!(write!(debug, "{long}").is_err());
-        assert!(debug.0.len() <= MAX_VALUE_BYTES + 2 && cut(&debug.0).ends_with('…'));
+        assert!(debug.0.len() <= MAX_VALUE_BYTES + 2 && cut(&debug.0, MAX_VALUE_BYTES).ends_with('…'));
     }
 }

@@ -90,6 +90,11 @@ fn a_level_silences_what_is_below_it_but_never_the_audit() {
     assert!(text.contains("one") && text.contains("two") && !text.contains("canary"), "{text}");
 }
 
+/// For tests that send it nothing.
+fn no_journal() -> Journal {
+    Journal::at("/nonexistent/journal")
+}
+
 /// Gives each write to a channel.
 struct Channel(mpsc::Sender<String>);
 
@@ -107,7 +112,7 @@ impl Write for Channel {
 #[test]
 fn level_and_format_change_while_it_runs() {
     let (sender, written) = mpsc::channel();
-    let (log, dispatch) = build(LogConfig::default(), clock(), Channel(sender)).unwrap();
+    let (log, dispatch) = build(LogConfig::default(), clock(), Channel(sender), no_journal()).unwrap();
     let event = || tracing::debug!(target: "bloom_agent::x", "seen");
     with_default(&dispatch, || {
         event();
@@ -127,9 +132,11 @@ fn level_and_format_change_while_it_runs() {
 #[test]
 fn every_config_survives_the_switch() {
     for level in [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE] {
-        for format in [Format::Text, Format::Json] {
-            let config = LogConfig { level, format, ..LogConfig::default() };
-            assert_eq!(Switch::new(config).get(), config);
+        for format in [Format::Text, Format::Json, Format::Journal] {
+            for audit in [AuditLines::Always, AuditLines::ByLevel] {
+                let config = LogConfig { level, format, audit };
+                assert_eq!(Switch::new(config).get(), config);
+            }
         }
     }
 }
@@ -137,7 +144,7 @@ fn every_config_survives_the_switch() {
 #[test]
 fn dropping_the_log_writes_what_is_left() {
     let (sender, written) = mpsc::channel();
-    let (log, dispatch) = build(LogConfig::default(), clock(), Channel(sender)).unwrap();
+    let (log, dispatch) = build(LogConfig::default(), clock(), Channel(sender), no_journal()).unwrap();
     with_default(&dispatch, || {
         for n in 0..100 {
             tracing::info!(target: "bloom_agent::x", n, "line");
@@ -187,7 +194,7 @@ fn a_full_pipe_is_waited_for_even_if_it_is_non_blocking() {
 fn a_pipe_without_a_reader_costs_lines_and_nothing_else() {
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
     drop(read);
-    let (log, dispatch) = build(LogConfig::default(), clock(), Unbuffered(write)).unwrap();
+    let (log, dispatch) = build(LogConfig::default(), clock(), Unbuffered(write), no_journal()).unwrap();
     with_default(&dispatch, || {
         for _ in 0..3 {
             tracing::info!(target: "bloom_agent::x", "lost");
@@ -211,9 +218,97 @@ fn a_writer_that_never_returns_does_not_keep_a_flush_from_ending() {
         }
     }
     let (over, waits) = mpsc::channel();
-    let (log, dispatch) = build(LogConfig::default(), clock(), Stuck(waits)).unwrap();
+    let (log, dispatch) = build(LogConfig::default(), clock(), Stuck(waits), no_journal()).unwrap();
     with_default(&dispatch, || tracing::info!(target: "bloom_agent::x", "stuck"));
     assert_eq!(log.flush(Duration::from_millis(10)), Flushed::GaveUp);
     drop(over);
     assert_eq!(log.flush(Duration::from_secs(30)), Flushed::All);
+}
+
+/// Reads one entry of a journal of the test's own.
+fn entry(journal: &std::os::unix::net::UnixDatagram) -> String {
+    let mut buffer = vec![0; 256 * 1024];
+    let length = journal.recv(&mut buffer).unwrap();
+    String::from_utf8(buffer[..length].to_vec()).unwrap()
+}
+
+#[test]
+fn lines_become_entries_and_entries_lines_while_it_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let listening = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    let (sender, written) = mpsc::channel();
+    let (log, dispatch) = build(LogConfig::default(), clock(), Channel(sender), Journal::at(&path)).unwrap();
+    with_default(&dispatch, || {
+        for (n, format) in
+            [Format::Text, Format::Journal, Format::Json, Format::Journal].into_iter().enumerate()
+        {
+            log.set(LogConfig { format, ..LogConfig::default() });
+            tracing::info!(target: "bloom_agent::x", n, "seen");
+        }
+    });
+    for n in [1, 3] {
+        let entry = entry(&listening);
+        assert!(entry.contains(&format!("\nMESSAGE=seen n={n}\n")), "{entry}");
+    }
+    assert_eq!(log.flush(Duration::from_secs(30)), Flushed::All);
+    let lines: Vec<_> = written.try_iter().collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].ends_with(" INFO bloom_agent::x: seen n=0\n"), "{lines:?}");
+    assert!(lines[1].ends_with("\"message\":\"seen\",\"n\":2}\n"), "{lines:?}");
+    assert_eq!(log.dropped().count(), 0);
+}
+
+#[test]
+fn an_absent_journal_costs_entries_is_told_once_on_stderr_and_is_found_when_it_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let (sender, written) = mpsc::channel();
+    let config = LogConfig { format: Format::Journal, ..LogConfig::default() };
+    let (log, dispatch) = build(config, clock(), Channel(sender), Journal::at(&path)).unwrap();
+    let event = |n: u64| with_default(&dispatch, || tracing::info!(target: "bloom_agent::x", n, "seen"));
+    for outage in 1..=2 {
+        for n in 0..3 {
+            event(n);
+        }
+        assert_eq!(log.flush(Duration::from_secs(30)), Flushed::All);
+        assert_eq!(log.dropped().count(), outage * 3);
+        let told: Vec<_> = written.try_iter().collect();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].starts_with("bloom-agent: the log is lost: "), "{told:?}");
+
+        let listening = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        event(7);
+        assert!(entry(&listening).ends_with("BLOOM_N=7\n"));
+        std::fs::remove_file(&path).unwrap();
+    }
+}
+
+#[test]
+fn a_journal_that_does_not_read_never_makes_a_call_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let listening = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    let config = LogConfig { format: Format::Journal, ..LogConfig::default() };
+    let (log, dispatch) = build(config, clock(), io::sink(), Journal::at(&path)).unwrap();
+    let long = "x".repeat(4096);
+    let sent = 2000;
+    with_default(&dispatch, || {
+        for n in 0..sent {
+            tracing::info!(target: "bloom_agent::x", n, long, "seen");
+        }
+    });
+    assert_eq!(log.flush(Duration::from_millis(1)), Flushed::GaveUp);
+    let dropped = log.dropped().count();
+    assert!(dropped > 0 && dropped < sent, "{dropped}");
+    for _ in 0..sent - dropped {
+        entry(&listening);
+    }
+    assert_eq!(log.flush(Duration::from_secs(30)), Flushed::All);
+    // The next one brings the notice with it.
+    with_default(&dispatch, || tracing::info!(target: "bloom_agent::x", "last"));
+    let notice = entry(&listening);
+    assert!(notice.ends_with(&format!("BLOOM_LINES={dropped}\n")), "{notice}");
+    assert!(entry(&listening).contains("MESSAGE=last\n"));
+    assert_eq!(log.dropped().count(), dropped);
 }

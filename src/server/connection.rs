@@ -9,21 +9,39 @@ use std::{
     },
 };
 
+use tokio::sync::OnceCell;
+
 use super::limits::{Book, WatchPermit};
-use crate::{access::Peer, limits::Exceeded};
+use crate::{
+    access::{Peer, Placement, SliceName},
+    limits::Exceeded,
+    units::Origin,
+};
 
 /// See the module.
 pub struct Connection {
     id: u64,
     peer: Peer,
+    /// Until it is known where the peer belongs.
+    origin: Mutex<Option<Arc<Origin>>>,
+    placed: OnceCell<Placed>,
     book: Arc<Book>,
     calls: AtomicU32,
     kept: Mutex<Option<Arc<dyn Any + Send + Sync>>>,
 }
 
+/// Where a peer belongs.
+enum Placed {
+    /// To no unit.
+    Nowhere,
+    /// There; and the peer with that unit, for those to whom the slice is one where units count.
+    There(Placement, Box<Peer>),
+}
+
 impl Connection {
-    pub(super) fn new(id: u64, peer: Peer, book: Arc<Book>) -> Arc<Self> {
-        Arc::new(Self { id, peer, book, calls: AtomicU32::new(0), kept: Mutex::new(None) })
+    pub(super) fn new(id: u64, peer: Peer, origin: Origin, book: Arc<Book>) -> Arc<Self> {
+        let (origin, placed) = (Mutex::new(Some(Arc::new(origin))), OnceCell::new());
+        Arc::new(Self { id, peer, origin, placed, book, calls: AtomicU32::new(0), kept: Mutex::new(None) })
     }
 
     /// Its number; no two connections of a run have the same.
@@ -31,9 +49,46 @@ impl Connection {
         self.id
     }
 
-    /// Who connected, by the kernel's word at accept.
+    /// Who connected, by the kernel's word at accept; without its unit.
     pub const fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    /// The same, with its unit if that is known and lies in one of `slices`.
+    pub fn peer_in(&self, slices: &[SliceName]) -> &Peer {
+        match self.placed.get() {
+            Some(Placed::There(placement, peer)) if placement.unit_within(slices).is_some() => peer,
+            _ => &self.peer,
+        }
+    }
+
+    /// Whether it is known where the peer belongs, be it nowhere.
+    pub fn is_placed(&self) -> bool {
+        self.placed.initialized()
+    }
+
+    /// Finds out where the peer belongs, by asking once with where it came from, however many calls want to know. An error
+    /// is not kept: the next to want it asks again.
+    pub async fn place<E, F>(&self, ask: impl FnOnce(Arc<Origin>) -> F + Send) -> Result<(), E>
+    where
+        E: Send,
+        F: Future<Output = Result<Option<Placement>, E>> + Send,
+    {
+        let placed = self.placed.get_or_try_init(|| async {
+            let origin = self.origin.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let Some(origin) = origin else { return Ok(Placed::Nowhere) };
+            Ok(match ask(origin).await? {
+                Some(placement) => {
+                    let peer = Peer { unit: Some(placement.unit.clone()), ..self.peer.clone() };
+                    Placed::There(placement, Box::new(peer))
+                }
+                None => Placed::Nowhere,
+            })
+        });
+        placed.await?;
+        // Its descriptor, if it has one, is free from here on.
+        let _done = self.origin.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(())
     }
 
     /// Calls that are open on it.
@@ -99,11 +154,34 @@ impl Drop for CallPermit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::Limits;
+    use crate::{access::UnitName, limits::Limits};
 
     fn connection(limits: Limits) -> Arc<Connection> {
         let peer = Peer { uid: 7, gid: 7, groups: Vec::new(), pid: 1, unit: None };
-        Connection::new(1, peer, Book::new(limits))
+        Connection::new(1, peer, Origin::Gone, Book::new(limits))
+    }
+
+    #[tokio::test]
+    async fn where_a_peer_belongs_is_asked_until_it_is_answered_and_then_never_again() {
+        let connection = connection(Limits::default());
+        let slices = |text| vec![SliceName::parse(text).expect("a slice")];
+        let placement = Placement {
+            unit: UnitName::parse("loans.service").expect("a unit"),
+            slice: SliceName::parse("system-a.slice").expect("a slice"),
+        };
+        let held = Arc::downgrade(connection.origin.lock().expect("whole").as_ref().expect("an origin"));
+        assert_eq!(connection.place(|_| async { Err::<Option<Placement>, _>("down") }).await, Err("down"));
+        assert!(!connection.is_placed() && held.strong_count() == 1);
+        assert_eq!(connection.peer_in(&slices("system.slice")).unit, None);
+        let answer = placement.clone();
+        assert_eq!(connection.place(|_| async { Ok::<_, &str>(Some(answer)) }).await, Ok(()));
+        assert_eq!(connection.place(|_| async { Err::<Option<Placement>, _>("asked again") }).await, Ok(()));
+        // A pidfd is closed then.
+        assert!(connection.is_placed() && held.strong_count() == 0);
+        let unit = |text| connection.peer_in(&slices(text)).unit.clone();
+        assert_eq!(unit("system.slice"), Some(placement.unit.clone()));
+        assert_eq!(unit("system-a.slice"), Some(placement.unit));
+        assert_eq!((unit("apps.slice"), connection.peer().unit.clone()), (None, None));
     }
 
     #[test]

@@ -112,6 +112,12 @@ impl Admin {
             watches: open.watches,
             degraded: agent.control.degraded(),
             pid: i32::try_from(std::process::id()).unwrap_or_default(),
+            unit_lookup: match agent.units.way() {
+                _ if !snapshot.access.names_units() => "not needed",
+                Some(way) => way.as_str(),
+                None => "bus, not asked yet",
+            }
+            .to_owned(),
         })
     }
 

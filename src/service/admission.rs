@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
+
+use tokio::time::timeout;
 
 use super::{
     Agent, Caller,
@@ -15,6 +18,7 @@ use crate::{
     audit::{AdminCall, Told},
     server::Connection,
     token::{ProfileName, Token},
+    units::Answer,
 };
 
 /// A caller who was admitted to a profile.
@@ -28,8 +32,14 @@ pub(super) struct Admitted {
     pub(super) rule: Rule,
 }
 
-/// The decision, pure. An empty name means the one profile that the peer may use.
-pub(super) fn judge(snapshot: &Snapshot, peer: &Peer, verb: Verb, name: &str) -> Result<Admitted, Refusal> {
+/// The decision, by what is known of the peer. An empty name means the one profile that the peer may use.
+pub(super) fn judge(
+    snapshot: &Snapshot,
+    connection: &Connection,
+    verb: Verb,
+    name: &str,
+) -> Result<Admitted, Refusal> {
+    let peer = connection.peer_in(snapshot.access.unit_slices());
     let admitted = |profile: &Arc<Profile>| match snapshot.access.decide(profile.name.as_str(), peer, verb) {
         Decision::Allow(rule) => {
             Some(Admitted { version: snapshot.version, profile: Arc::clone(profile), rule })
@@ -57,17 +67,54 @@ pub(super) fn judge(snapshot: &Snapshot, peer: &Peer, verb: Verb, name: &str) ->
 }
 
 impl Agent {
+    /// Finds out the peer's unit if the decision by this version hinges on it: nobody waits for the service manager who
+    /// is admitted without it, or who would not be admitted by any unit.
+    pub(super) async fn settle_unit(
+        &self,
+        snapshot: &Snapshot,
+        connection: &Connection,
+        verb: Verb,
+        name: &str,
+        patience: Duration,
+    ) -> Result<(), Refusal> {
+        let peer = connection.peer();
+        if connection.is_placed() || !snapshot.access.hinges_on_unit(name, peer, verb) {
+            return Ok(());
+        }
+        let asked = connection.place(|origin| async move {
+            match self.units.unit_of(peer.uid, &origin).await {
+                Answer::In(placement) => Ok(Some(placement)),
+                Answer::None => Ok(None),
+                Answer::Unknown => Err(Refusal::UnitUnknown),
+            }
+        });
+        timeout(patience, asked).await.unwrap_or(Err(Refusal::UnitUnknown))
+    }
+
+    /// The decision by the version in force, with the peer's unit if it hinges on that.
+    pub(super) async fn decide(&self, caller: &Caller, verb: Verb, name: &str) -> Result<Admitted, Refusal> {
+        let connection = &caller.connection;
+        loop {
+            let snapshot = self.snapshot();
+            self.settle_unit(&snapshot, connection, verb, name, caller.patience).await?;
+            // The wait may have been long enough for another version, of other rules.
+            let now = self.snapshot();
+            if connection.is_placed() || now.version == snapshot.version {
+                return judge(&now, connection, verb, name);
+            }
+        }
+    }
+
     /// Decides, and audits a denial. Before a caller is turned away the names in the rules are looked up again: the user
     /// may have been made after the agent started.
     pub(super) async fn admit(&self, caller: &Caller, verb: Verb, name: &str) -> Result<Admitted, Refusal> {
-        let peer = caller.connection.peer();
-        let mut judged = judge(&self.snapshot(), peer, verb, name);
+        let mut judged = self.decide(caller, verb, name).await;
         if matches!(judged, Err(Refusal::NotAllowed { .. })) {
             self.control.look_names_up(caller.patience).await;
-            judged = judge(&self.snapshot(), peer, verb, name);
+            judged = self.decide(caller, verb, name).await;
         }
         if matches!(judged, Err(Refusal::NotAllowed { .. })) {
-            self.note_denial(peer, verb, name);
+            self.note_denial(&caller.connection, verb, name);
         }
         judged
     }
@@ -79,30 +126,42 @@ impl Agent {
         call: AdminCall,
         profile: Option<&ProfileName>,
     ) -> Result<(), Refusal> {
-        let peer = caller.connection.peer();
-        let mut decision = self.snapshot().access.admin(peer);
+        let connection = &caller.connection;
+        let decide = async || {
+            self.settle_unit(&self.snapshot(), connection, Verb::Admin, "", caller.patience).await?;
+            let snapshot = self.snapshot();
+            Ok(snapshot.access.admin(connection.peer_in(snapshot.access.unit_slices())))
+        };
+        let mut decision = decide().await?;
         if decision == Decision::Deny {
             self.control.look_names_up(caller.patience).await;
-            decision = self.snapshot().access.admin(peer);
+            decision = decide().await?;
         }
         match decision {
             Decision::Allow(rule) => {
+                let snapshot = self.snapshot();
+                let peer = connection.peer_in(snapshot.access.unit_slices());
                 self.audit.admin(peer, call, profile, rule.as_str());
                 Ok(())
             }
             Decision::Deny => {
-                self.note_denial(peer, Verb::Admin, profile.map_or("", ProfileName::as_str));
-                Err(Refusal::NotAdmin { uid: peer.uid })
+                self.note_denial(connection, Verb::Admin, profile.map_or("", ProfileName::as_str));
+                Err(Refusal::NotAdmin { uid: connection.peer().uid })
             }
         }
     }
 
-    pub(super) fn note_denial(&self, peer: &Peer, verb: Verb, name: &str) {
+    /// Counts and audits a denial of `peer`. A `name` that no profile has is not told.
+    pub(crate) fn note_denial_of(&self, peer: &Peer, verb: Verb, name: &str) {
         let snapshot = self.snapshot();
         let known = snapshot.profiles.get_key_value(name).map(|(name, _)| name);
         self.metrics.denied(verb);
         self.audit.denied(peer, verb, known);
         self.control.denial_noted();
+    }
+
+    pub(super) fn note_denial(&self, connection: &Connection, verb: Verb, name: &str) {
+        self.note_denial_of(connection.peer_in(self.snapshot().access.unit_slices()), verb, name);
     }
 }
 
@@ -129,6 +188,8 @@ impl Agent {
             }
         };
         let rule = admitted.rule.as_str();
-        self.audit.granted(&told, connection.peer(), verb, &token.name, token.generation, rule);
+        let snapshot = self.snapshot();
+        let peer = connection.peer_in(snapshot.access.unit_slices());
+        self.audit.granted(&told, peer, verb, &token.name, token.generation, rule);
     }
 }

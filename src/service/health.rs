@@ -2,14 +2,14 @@
 //!
 //! A profile that the caller may not use is unknown to it, real or invented alike.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tonic::{Request, Response, Status};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server,
 };
 
-use super::{Agent, Caller, Replies, admission::judge, snapshot::Snapshot, status::Refusal};
+use super::{Agent, Caller, LONGEST_WAIT, Replies, admission::judge, snapshot::Snapshot, status::Refusal};
 use crate::{
     access::Verb,
     server::{Connection, Phase},
@@ -43,25 +43,32 @@ impl Health {
     async fn check_one(&self, request: &Request<HealthCheckRequest>) -> Result<ServingStatus, Refusal> {
         let caller = Caller::of(request)?;
         let service = request.get_ref().service.as_str();
-        match self.settle_unknown(&caller, service).await {
+        match self.settle_unknown(&caller, service).await? {
             ServingStatus::ServiceUnknown => Err(Refusal::UnknownProfile(Vec::new())),
             status => Ok(status),
         }
     }
 
     /// The status; before one is unknown the names of the rules are looked up again, and the denial, if it is one, is audited.
-    async fn settle_unknown(&self, caller: &Caller, service: &str) -> ServingStatus {
-        let agent = &self.0;
-        let mut status = agent.health(&agent.snapshot(), &caller.connection, service);
+    async fn settle_unknown(&self, caller: &Caller, service: &str) -> Result<ServingStatus, Refusal> {
+        let (agent, connection) = (&self.0, &caller.connection);
+        let health = async || {
+            agent.settle_health(&agent.snapshot(), connection, service, caller.patience).await?;
+            Ok(agent.health(&agent.snapshot(), connection, service))
+        };
+        let mut status = health().await?;
         if status == ServingStatus::ServiceUnknown {
             agent.control.look_names_up(caller.patience).await;
-            status = agent.health(&agent.snapshot(), &caller.connection, service);
+            status = health().await?;
         }
-        let peer = caller.connection.peer();
-        if status == ServingStatus::ServiceUnknown && !agent.snapshot().access.may_use_every(peer) {
-            agent.note_denial(peer, Verb::Health, service);
+        if status == ServingStatus::ServiceUnknown {
+            let snapshot = agent.snapshot();
+            let peer = connection.peer_in(snapshot.access.unit_slices());
+            if !snapshot.access.may_use_every(peer) {
+                agent.note_denial(connection, Verb::Health, service);
+            }
         }
-        status
+        Ok(status)
     }
 
     async fn watch_one(
@@ -71,7 +78,7 @@ impl Health {
         let caller = Caller::of(request)?;
         let permit = caller.watch()?;
         let service = request.get_ref().service.clone();
-        self.settle_unknown(&caller, &service).await;
+        self.settle_unknown(&caller, &service).await?;
         let agent = Arc::clone(&self.0);
         let connection = caller.connection;
         Ok(Box::pin(async_stream::stream! {
@@ -85,6 +92,9 @@ impl Health {
                 let mut reader = snapshot.profiles.get(service.as_str()).map(|profile| profile.reader.clone());
                 if let (Some(reader), Some(profile)) = (reader.as_mut(), snapshot.profiles.get(service.as_str())) {
                     reader.current_and_mark(profile.identity, agent.clock.now().boot);
+                }
+                if let Err(refusal) = agent.settle_health(&snapshot, &connection, &service, LONGEST_WAIT).await {
+                    break yield Err(refusal.into());
                 }
                 let status = agent.health(&snapshot, &connection, &service);
                 drop(snapshot);
@@ -118,11 +128,25 @@ async fn token_changes(reader: Option<crate::store::Reader>) {
 }
 
 impl Agent {
+    /// [`Agent::settle_unit`], but for the agent's own health, which is everybody's.
+    async fn settle_health(
+        &self,
+        snapshot: &Snapshot,
+        connection: &Connection,
+        service: &str,
+        patience: Duration,
+    ) -> Result<(), Refusal> {
+        if service.is_empty() {
+            return Ok(());
+        }
+        self.settle_unit(snapshot, connection, Verb::Health, service, patience).await
+    }
+
     fn health(&self, snapshot: &Snapshot, connection: &Connection, service: &str) -> ServingStatus {
         if service.is_empty() {
             return if self.is_stopping() { ServingStatus::NotServing } else { ServingStatus::Serving };
         }
-        match judge(snapshot, connection.peer(), Verb::Health, service) {
+        match judge(snapshot, connection, Verb::Health, service) {
             Err(_) => ServingStatus::ServiceUnknown,
             Ok(admitted) => {
                 let profile = &admitted.profile;

@@ -21,6 +21,8 @@ pub enum Refusal {
         /// Who the kernel says the caller is.
         uid: u32,
     },
+    /// It hangs on the caller's unit, which cannot be found out right now.
+    UnitUnknown,
     /// AdminService is not the caller's.
     NotAdmin {
         /// Who the kernel says the caller is.
@@ -89,6 +91,7 @@ impl Refusal {
                 };
                 (Code::Unavailable, Some(reason), Some(*retry))
             }
+            Self::UnitUnknown => (Code::Unavailable, Some("UNIT_UNKNOWN"), Some(Duration::from_secs(1))),
             // The listening socket outlives a restart, so it is worth an immediate try.
             Self::ShuttingDown => (Code::Unavailable, Some("SHUTTING_DOWN"), Some(Duration::from_secs(1))),
             Self::Limit { retry, .. } => (Code::ResourceExhausted, Some("LIMIT"), Some(*retry)),
@@ -101,6 +104,7 @@ impl Refusal {
         match self {
             Self::NotAllowed { uid } => format!("uid {uid} may not use that profile"),
             Self::NotAdmin { uid } => format!("uid {uid} may not administer the agent"),
+            Self::UnitUnknown => "the agent cannot find out which unit the caller is in right now".to_owned(),
             Self::NameRequired(names) => {
                 format!("name one of these profiles: {}", names_text(names))
             }
@@ -211,6 +215,7 @@ mod tests {
             ),
             (Refusal::UnknownProfile(vec![name("a")]), Code::NotFound, "UNKNOWN_PROFILE", false),
             (Refusal::ProfileGone, Code::NotFound, "UNKNOWN_PROFILE", false),
+            (Refusal::UnitUnknown, Code::Unavailable, "UNIT_UNKNOWN", true),
             (Refusal::Pending { retry: SECOND }, Code::Unavailable, "TOKEN_PENDING", true),
             (failed(FailureKind::Unreachable), Code::Unavailable, "PROVIDER_UNREACHABLE", true),
             (failed(FailureKind::ProviderError), Code::Unavailable, "PROVIDER_ERROR", true),

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
-use super::{Agent, Caller, Replies, admission::judge, snapshot::Profile, status::Refusal};
+use super::{Agent, Caller, LONGEST_WAIT, Replies, admission::judge, snapshot::Profile, status::Refusal};
 use crate::{
     access::Verb,
     clock::{Timestamp, WallTime},
@@ -43,7 +43,7 @@ impl pb::token_service_server::TokenService for Tokens {
         &self,
         request: Request<pb::ListTokensRequest>,
     ) -> Result<Response<pb::ListTokensResponse>, Status> {
-        let tokens = self.list(&request)?;
+        let tokens = self.list(&request).await?;
         Ok(Response::new(pb::ListTokensResponse { tokens }))
     }
 
@@ -127,10 +127,14 @@ impl Tokens {
                 if !snapshot.profiles.contains_key(&name) {
                     break Refusal::ProfileGone;
                 }
-                let admitted = match judge(&snapshot, connection.peer(), Verb::Watch, name.as_str()) {
+                let settled =
+                    agent.settle_unit(&snapshot, &connection, Verb::Watch, name.as_str(), LONGEST_WAIT).await;
+                let admitted = match settled.and_then(|()| judge(&snapshot, &connection, Verb::Watch, name.as_str())) {
                     Ok(admitted) => admitted,
                     Err(refusal) => {
-                        agent.note_denial(connection.peer(), Verb::Watch, name.as_str());
+                        if matches!(refusal, Refusal::NotAllowed { .. }) {
+                            agent.note_denial(&connection, Verb::Watch, name.as_str());
+                        }
                         break refusal;
                     }
                 };
@@ -175,12 +179,14 @@ impl Tokens {
         }))
     }
 
-    fn list(&self, request: &Request<pb::ListTokensRequest>) -> Result<Vec<pb::TokenStatus>, Refusal> {
+    async fn list(&self, request: &Request<pb::ListTokensRequest>) -> Result<Vec<pb::TokenStatus>, Refusal> {
         let caller = Caller::of(request)?;
+        let connection = &caller.connection;
+        // Of all profiles: a list that leaves out what could not be judged would say that it may not be used.
+        self.0.settle_unit(&self.0.snapshot(), connection, Verb::List, "", caller.patience).await?;
         let snapshot = self.0.snapshot();
         let names = snapshot.profiles.keys();
-        let usable = names
-            .filter_map(|name| judge(&snapshot, caller.connection.peer(), Verb::List, name.as_str()).ok());
+        let usable = names.filter_map(|name| judge(&snapshot, connection, Verb::List, name.as_str()).ok());
         Ok(usable.map(|admitted| self.0.state(&admitted.profile)).collect())
     }
 
@@ -194,7 +200,10 @@ impl Tokens {
         let admitted = agent.admit(&caller, Verb::Report, &asked.name).await?;
         let profile = &admitted.profile;
         let reported = Generation::from_u64(asked.generation);
-        agent.audit.reported(caller.connection.peer(), &profile.name, reported, admitted.rule.as_str());
+        let snapshot = agent.snapshot();
+        let peer = caller.connection.peer_in(snapshot.access.unit_slices());
+        agent.audit.reported(peer, &profile.name, reported, admitted.rule.as_str());
+        drop(snapshot);
         agent.control.denial_noted();
         let deadline = agent.clock.now().boot + caller.patience;
         let settled = tokio::select! {
@@ -206,8 +215,7 @@ impl Tokens {
             return Err(Refusal::Limit { what, retry: retry.since(agent.clock.now().boot) });
         }
         // A reload may have taken the profile away from the caller meanwhile.
-        let snapshot = agent.snapshot();
-        let admitted = judge(&snapshot, caller.connection.peer(), Verb::Report, profile.name.as_str())?;
+        let admitted = agent.decide(&caller, Verb::Report, profile.name.as_str()).await?;
         let profile = &admitted.profile;
         let current = profile.reader.current(profile.identity, agent.clock.now().boot);
         let generation = current.map_or(0, |token| token.generation.as_u64());

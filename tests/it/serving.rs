@@ -23,6 +23,7 @@ use bloom_agent::{
     },
     peer,
     server::{self, Address, Book, Connection, Faults, Observe, Patience, Phase, Place, Server, WatchPermit},
+    units::Origin,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -169,7 +170,11 @@ impl Default for Setting {
     fn default() -> Self {
         // Long enough that nothing happens by waiting, unless a test wants it to.
         let patience = Patience { greeting: HANG * 2, idle: Duration::from_millis(20), drain: HANG * 2 };
-        Self { limits: Limits::default(), patience, observe: Arc::new(peer::observe) }
+        Self {
+            limits: Limits::default(),
+            patience,
+            observe: Arc::new(|socket| Ok((peer::observe(socket)?, Origin::Gone))),
+        }
     }
 }
 

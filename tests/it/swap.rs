@@ -22,6 +22,7 @@ use bloom_agent::{
     store::{self, Identity, Reader},
     timer::ManualTime,
     token::{AccessToken, Generation, Life, LifeSource, ProfileName, Token},
+    units::{Origin, Units},
 };
 use tokio::{net::UnixStream, sync::watch, task::JoinSet};
 use tonic::Code;
@@ -74,6 +75,7 @@ fn snapshot(version: u64, now: Now, allow: &str, reader: &Reader, rotator: &Hand
         own_uid: 7,
         admin: vec![],
         directory: Arc::new(Directory::default()),
+        unit_slices: vec![],
     };
     let rules = Rules::Allow(vec![Selector::parse(allow).unwrap()]);
     let profile = Profile {
@@ -126,6 +128,7 @@ async fn a_token_that_rotates_in_the_instant_of_a_reload_is_not_given_by_the_old
             audit: Arc::new(Audit::new(clock.clone())),
             metrics: Arc::clone(&metrics),
             book: Arc::clone(&book),
+            units: Units::of_this_host(clock.clone(), Arc::clone(&metrics)),
             control: Arc::new(Nobody),
             started: now,
         });
@@ -136,7 +139,9 @@ async fn a_token_that_rotates_in_the_instant_of_a_reload_is_not_given_by_the_old
             service: service::routes(&agent).unwrap(),
             book,
             clock,
-            observe: Arc::new(|_| Ok(Peer { uid: 1234, gid: 1, groups: vec![], pid: 1, unit: None })),
+            observe: Arc::new(|_| {
+                Ok((Peer { uid: 1234, gid: 1, groups: vec![], pid: 1, unit: None }, Origin::Gone))
+            }),
             faults: Agent::faults(),
             metrics,
             patience: Patience::default(),

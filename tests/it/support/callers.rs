@@ -20,10 +20,14 @@ pub(crate) fn skipped_without_root(test: &str) -> bool {
     skipped
 }
 
-/// Connects as another user, on a thread that ends with it. Needs root.
-#[allow(unsafe_code, reason = "glibc's wrappers would change every thread; the system calls change this one")]
 fn connect_as(path: &Path, uid: u32, gid: u32, groups: &[u32]) -> UnixStream {
-    let connect = || {
+    as_uid(uid, gid, groups, || UnixStream::connect(path).unwrap())
+}
+
+/// Does something as another user, on a thread that ends with it. Needs root.
+#[allow(unsafe_code, reason = "glibc's wrappers would change every thread; the system calls change this one")]
+pub(crate) fn as_uid<T: Send>(uid: u32, gid: u32, groups: &[u32], work: impl FnOnce() -> T + Send) -> T {
+    let changed = || {
         // SAFETY: the pointer is `groups.len()` readable gid_t; the others take numbers only.
         let answers = unsafe {
             [
@@ -35,9 +39,9 @@ fn connect_as(path: &Path, uid: u32, gid: u32, groups: &[u32]) -> UnixStream {
         for answer in answers {
             Errno::result(answer).unwrap();
         }
-        UnixStream::connect(path).unwrap()
+        work()
     };
-    thread::scope(|scope| scope.spawn(connect).join().unwrap())
+    thread::scope(|scope| scope.spawn(changed).join().unwrap())
 }
 
 /// A client of that uid, with a gid of the same number and no other group. Needs root.

@@ -17,6 +17,7 @@ use std::{
 use bloom_agent::{
     clock::{Clock, Timestamp},
     config::{Draft, Kind, SourceFile},
+    credential::FindUnit,
     daemon::{Daemon, Fatal, Parts, Signal, keep::Found, load::ReadConfig, profile::Workshop},
     dev_issuer::{Control, DevIssuer, Dialect, Options},
     locked::LockedPages,
@@ -29,12 +30,13 @@ use bloom_agent::{
     store::{Attempts, Identity, Phase, Reader},
     systemd::Notifier,
     timer::ManualTime,
+    units::Units,
 };
 use nix::unistd::geteuid;
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
 pub(crate) use self::{
-    callers::{as_caller, as_member, skipped_without_root},
+    callers::{as_caller, as_member, as_uid, skipped_without_root},
     client::{Client, Next, refusal, retry_delay},
 };
 
@@ -60,8 +62,12 @@ pub(crate) struct Setting {
     pub(crate) issuer: Options,
     /// The clock that lives are counted on, made from the one that the story moves.
     pub(crate) clock: Box<dyn FnOnce(ManualTime) -> Arc<dyn Clock> + Send>,
+    /// Where callers' units are looked up.
+    pub(crate) units: Box<dyn FnOnce(Arc<dyn Clock>, Arc<Metrics>) -> Arc<Units> + Send>,
     /// In the place of all secret files.
     pub(crate) secret: Option<Arc<dyn ReadSecret>>,
+    /// With it there is a socket for credentials, open to every uid.
+    pub(crate) find_unit: Option<FindUnit>,
     /// Done to the issuer before the agent asks it for the first time.
     pub(crate) before: fn(&Control),
     /// The way to the service manager.
@@ -80,7 +86,9 @@ impl Default for Setting {
             tokens: profile(BLOOM, ""),
             issuer,
             clock: Box::new(|time| Arc::new(time)),
+            units: Box::new(Units::of_this_host),
             secret: None,
+            find_unit: None,
             before: |_| (),
             notifier: Notifier::none(),
             found: Found::default(),
@@ -124,6 +132,9 @@ pub(crate) struct Agent {
     daemon: JoinSet<Result<(), Fatal>>,
     issuing: JoinSet<()>,
     place: Option<Place>,
+    credential_place: Option<Place>,
+    units: fn(Arc<dyn Clock>, Arc<Metrics>) -> Arc<Units>,
+    find_unit: Option<FindUnit>,
     directory: tempfile::TempDir,
     _log: tracing::dispatcher::DefaultGuard,
 }
@@ -135,7 +146,8 @@ impl Agent {
     }
 
     pub(crate) async fn start_with(setting: Setting) -> Self {
-        let Setting { limits, tokens, issuer, clock, secret, before, notifier, found } = setting;
+        let Setting { limits, tokens, issuer, clock, units, secret, find_unit, before, notifier, found } =
+            setting;
         // In /tmp and open to all, so that another uid can reach the socket: what is tested is the wall behind it.
         let directory = tempfile::Builder::new()
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
@@ -183,7 +195,10 @@ impl Agent {
             signals: mpsc::channel(1).0,
             daemon: JoinSet::new(),
             issuing,
+            units,
+            find_unit,
             place: None,
+            credential_place: None,
             directory,
             _log,
         };
@@ -196,12 +211,20 @@ impl Agent {
     pub(crate) async fn begin(&mut self, notifier: Notifier, found: Found) {
         let bound = server::bind(server::Address { path: &self.path, mode: 0o666, group: None }).unwrap();
         self.place = Some(bound.place);
+        let credential = self.find_unit.is_some().then(|| {
+            let path = self.directory.path().join("credential.sock");
+            server::bind(server::Address { path: &path, mode: 0o666, group: None }).unwrap()
+        });
+        let (credential, credential_place) = credential.map(|bound| (bound.listener, bound.place)).unzip();
+        self.credential_place = credential_place;
         let metrics = Metrics::new("test", DroppedLines::default(), Panics::default());
         let (signals, signalled) = mpsc::channel(4);
         self.signals = signals;
         let daemon = Daemon::start(Parts {
             read: Arc::clone(&self.read),
             listener: bound.listener,
+            credential,
+            find_unit: self.find_unit.clone(),
             time: Arc::new(self.time.clone()),
             wall_steps: None,
             workshop: Arc::new(Workshop {
@@ -214,6 +237,7 @@ impl Agent {
                 blocking: bloom_agent::daemon::profile::Blocking::default(),
             }),
             log: None,
+            units: (self.units)(Arc::new(self.time.clone()), Arc::clone(&metrics)),
             metrics,
             own_uid: geteuid().as_raw(),
             degraded: Vec::new(),
@@ -272,6 +296,11 @@ impl Agent {
     /// Where it listens.
     pub(crate) fn socket(&self) -> &Path {
         &self.path
+    }
+
+    /// Where units ask for credentials.
+    pub(crate) fn credential_socket(&self) -> PathBuf {
+        self.directory.path().join("credential.sock")
     }
 
     /// All that was logged by the agent's own thread, at TRACE.
