@@ -27,7 +27,8 @@
 //!    [`clock`] reads a clock.
 //! 3. **Only a rotator holds a [`store::Publisher`].** A token is replaced only by a success, by one owner. Readers hold
 //!    a [`store::Reader`]: a different type.
-//! 4. **A client secret lives for one exchange.** It is read from its source for each token request and wiped after it.
+//! 4. **A client secret lives for one exchange.** It is read from its source for each token request and wiped after it; once more after
+//!    the restart of a refused profile, to see whether it has changed ([`stored::Mark`]).
 //!    (The one exception is `dev`, which makes its secret up.)
 //!
 //! `tests/it/architecture.rs` reads the sources and holds the first three to be so; `tests/it/leaks` looks into the memory of

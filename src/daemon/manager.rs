@@ -10,7 +10,7 @@ use std::{convert::Infallible, io, sync::Arc, time::Duration};
 use async_stream::stream;
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 use tokio_stream::{Stream, StreamExt as _, StreamMap};
 
@@ -85,16 +85,16 @@ impl Reporter {
         let mut told = Told::default();
         let mut changes = changes(&self.config.borrow_and_update());
         let half = self.watchdog.map(|patience| patience / 2);
-        let mut sign = half.map(|half| Instant::now() + half);
-        let mut extend = Instant::now();
+        let mut sign = half.map(|half| tokio::time::Instant::now() + half);
+        let mut extend = tokio::time::Instant::now();
         loop {
             if *self.phase.borrow() == Phase::Draining {
                 // The last word is the daemon's.
                 std::future::pending::<()>().await;
             }
             self.catch_up(&mut told).await;
-            if !told.is_ready && extend <= Instant::now() {
-                extend = Instant::now() + EXTEND;
+            if !told.is_ready && extend <= tokio::time::Instant::now() {
+                extend = tokio::time::Instant::now() + EXTEND;
                 self.tell(&mut told, &[State::ExtendTimeout(2 * EXTEND)]).await;
             }
             tokio::select! {
@@ -114,7 +114,7 @@ impl Reporter {
                             AGAIN.min(half.unwrap_or(AGAIN))
                         }
                     };
-                    sign = Some(Instant::now() + next);
+                    sign = Some(tokio::time::Instant::now() + next);
                 }
             }
         }
@@ -164,9 +164,9 @@ impl Reporter {
 
     /// Every loop that does the work answers within `patience`, or the name of the first that does not.
     async fn pulses(&self, patience: Duration) -> Result<(), String> {
-        let until = Instant::now() + patience;
+        let until = tokio::time::Instant::now() + patience;
         let within = |what: String, answer: oneshot::Receiver<()>| async move {
-            match tokio::time::timeout_at(until, answer).await {
+            match timeout_at(until, answer).await {
                 Ok(Ok(())) => Ok(()),
                 _ => Err(what),
             }
@@ -183,7 +183,7 @@ impl Reporter {
         within("daemon".to_owned(), answer).await?;
         let snapshot = Arc::clone(&self.config.borrow());
         for (name, profile) in &snapshot.profiles {
-            let answered = tokio::time::timeout_at(until, profile.rotator.pulse()).await;
+            let answered = timeout_at(until, profile.rotator.pulse()).await;
             if !matches!(answered, Ok(Ok(()))) {
                 return Err(format!("rotator of {name}"));
             }

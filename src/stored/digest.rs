@@ -8,7 +8,10 @@ use aws_lc_rs::{
 };
 use zeroize::Zeroizing;
 
-use crate::oauth2::{AuthMethod, BodyFormat, Client};
+use crate::{
+    oauth2::{AuthMethod, BodyFormat, Client},
+    token::Scope,
+};
 
 /// Which boot of the host (random(4), boot_id).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +83,7 @@ pub fn identity(client: &Client) -> Digest {
     // An audience that is left out is not an empty one; a list is one part, so that no neighbour can lend it an item.
     let audience = list(audience.as_deref());
     let resource = list(sorted(resource.iter().map(AsRef::as_ref)));
-    let scopes = list(sorted(scopes.iter().map(|scope| scope.as_str())));
+    let scopes = list(sorted(scopes.iter().map(Scope::as_str)));
     let extra = list(extra.iter().flat_map(|(name, value)| [name.as_ref(), value.as_ref()]));
     let parts: [&[u8]; 8] = [
         endpoint.as_str().as_bytes(),

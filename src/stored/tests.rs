@@ -122,7 +122,7 @@ fn a_state_that_no_machine_can_be_in_is_refused() {
     type Change = fn(&mut Record);
     let cases: [(&str, Change); 16] = [
         ("requested in the future", |r| {
-            r.standing.held.as_mut().unwrap().life.requested.boot = NOW + Duration::from_nanos(1)
+            r.standing.held.as_mut().unwrap().life.requested.boot = NOW + Duration::from_nanos(1);
         }),
         ("a life longer than is believed", |r| {
             r.standing.held.as_mut().unwrap().life.length = crate::token::MAX_LIFE + Duration::from_secs(1);
@@ -132,7 +132,7 @@ fn a_state_that_no_machine_can_be_in_is_refused() {
         ("a token that nothing is known of", |r| r.standing.held = None),
         ("no token where one is held", |r| r.token = None),
         ("granted in the future", |r| {
-            r.standing.granted = Some((NOW + Duration::from_secs(1), Duration::ZERO))
+            r.standing.granted = Some((NOW + Duration::from_secs(1), Duration::ZERO));
         }),
         ("no failure counted", |r| r.standing.failing.as_mut().unwrap().count = 0),
         ("a failure of nothing that fails", |r| r.standing.failing = None),
@@ -144,7 +144,7 @@ fn a_state_that_no_machine_can_be_in_is_refused() {
                 Backoff::restored([0; 3], Some(NOW + Duration::from_secs(86_400)));
         }),
         ("a gap of a day", |r| {
-            r.standing.budget = Budget::restored(Some((NOW, Duration::from_secs(86_400))))
+            r.standing.budget = Budget::restored(Some((NOW, Duration::from_secs(86_400))));
         }),
         ("stepped in the future", |r| r.standing.last_stepped = Some(NOW + Duration::from_secs(1))),
         ("mended far in the future", |r| r.standing.last_mended = Some(NOW + Duration::from_secs(86_400))),

@@ -63,7 +63,7 @@ pub(crate) struct Setting {
     /// The clock that lives are counted on, made from the one that the story moves.
     pub(crate) clock: Box<dyn FnOnce(ManualTime) -> Arc<dyn Clock> + Send>,
     /// Where callers' units are looked up.
-    pub(crate) units: Box<dyn FnOnce(Arc<dyn Clock>, Arc<Metrics>) -> Arc<Units> + Send>,
+    pub(crate) units: Box<dyn Fn(Arc<dyn Clock>, Arc<Metrics>) -> Arc<Units> + Send + Sync>,
     /// In the place of all secret files.
     pub(crate) secret: Option<Arc<dyn ReadSecret>>,
     /// With it there is a socket for credentials, open to every uid.
@@ -133,7 +133,7 @@ pub(crate) struct Agent {
     issuing: JoinSet<()>,
     place: Option<Place>,
     credential_place: Option<Place>,
-    units: fn(Arc<dyn Clock>, Arc<Metrics>) -> Arc<Units>,
+    units: Box<dyn Fn(Arc<dyn Clock>, Arc<Metrics>) -> Arc<Units> + Send + Sync>,
     find_unit: Option<FindUnit>,
     directory: tempfile::TempDir,
     _log: tracing::dispatcher::DefaultGuard,
