@@ -10,6 +10,8 @@ for user in alice bob; do usermod --append --groups bloom-agent-users "$user"; d
 
 mkdir -p /srv/secrets /var/log/journal
 journalctl --flush
+# The host's own key, which encrypts credentials.
+systemd-creds setup 2>/dev/null
 
 cat >/etc/systemd/system/issuer.service <<'UNIT'
 [Unit]

@@ -39,9 +39,3 @@ for number in os.listdir("/proc/1/fd"):
 assert found == 2, found
 PYTHON
 [[ $manager -lt 254 ]] || has token.bloom. "$(systemd-analyze fdstore bloom-agent.service)"
-
-printf 'cannot be shown here: %s\n' \
-    'MemoryMax=, TasksMax= and CPUQuota= are not enforced (those controllers are the machine'"'"'s own)' \
-    'a limit of locked memory above 8 MiB' \
-    'a TPM (LoadCredentialEncrypted= is seen with the key of the host)' \
-    "the kernels of Debian 12 and 13 (this one is $(uname -r): their ways to a unit are forced)"
