@@ -153,7 +153,7 @@ impl Bus {
 impl Link {
     async fn new(address: &str) -> Result<Self, Fault> {
         let bus = Builder::address(address)?.build().await?;
-        let name = bus.unique_name().map(|name| name.to_string()).unwrap_or_default();
+        let name = bus.unique_name().map(ToString::to_string).unwrap_or_default();
         let known_by: u32 = call(
             &bus,
             "org.freedesktop.DBus",

@@ -69,7 +69,8 @@ mod tests {
 
     #[test]
     fn the_unit_is_the_first_service_below_slices() {
-        let cases: &[(&str, &str, Option<(&str, &str)>)] = &[
+        type Case = (&'static str, &'static str, Option<(&'static str, &'static str)>);
+        let cases: &[Case] = &[
             ("a service", "/system.slice/loans.service", Some(("loans.service", "system.slice"))),
             (
                 "an instance in a slice of its template",

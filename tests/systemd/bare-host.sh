@@ -1,6 +1,7 @@
 # What a host has before the agent comes: callers, an issuer of tokens, a journal that outlives a reboot.
 # shellcheck shell=bash
 set -euo pipefail
+export LC_ALL=C
 
 # alice and bob may connect, carol may not: the group is the package's, and must not be needed to exist before.
 groupadd --system bloom-agent-users
@@ -9,6 +10,8 @@ for user in alice bob; do usermod --append --groups bloom-agent-users "$user"; d
 
 mkdir -p /srv/secrets /var/log/journal
 journalctl --flush
+# The host's own key, which encrypts credentials.
+systemd-creds setup 2>/dev/null
 
 cat >/etc/systemd/system/issuer.service <<'UNIT'
 [Unit]

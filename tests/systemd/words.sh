@@ -13,6 +13,7 @@ config=/etc/bloom-agent/config.toml
 secrets=/etc/bloom-agent/secrets
 drop_ins=/etc/systemd/system/bloom-agent.service.d
 manager=$(systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
+# shellcheck disable=SC2034 # the stories do
 clients=/opt/tests/python
 work=$(mktemp -d)
 cursor=$(journalctl --quiet --lines=0 --show-cursor | sed -n 's/^-- cursor: //p')
@@ -62,14 +63,14 @@ as() {
     systemd-run --quiet --wait --pipe --collect --unit="$unit" --uid="$user" --setenv=PYTHONPATH=/opt/python -- "$@"
 }
 
-# as_daemon USER UNIT COMMAND...: the same in the background; its output is in /srv/UNIT until it is started again.
+# as_daemon USER UNIT COMMAND...: the same in the background; what it prints is in /srv/UNIT until the next one.
 as_daemon() {
     local user=$1 unit=$2
     shift 2
     within 10 unknown "$unit.service"
     : >"/srv/$unit"
     systemd-run --quiet --collect --unit="$unit" --uid="$user" --setenv=PYTHONPATH=/opt/python \
-        --property="StandardOutput=append:/srv/$unit" --property=SuccessExitStatus=SIGTERM -- "$@"
+        --property="StandardOutput=append:/srv/$unit" --property=StandardError=journal --property=SuccessExitStatus=SIGTERM -- "$@"
 }
 
 # profile NAME LINES...: the config's table of a profile at the issuer, its secret a credential of the same name.
@@ -127,7 +128,7 @@ generation() {
 clean_slate() {
     local units=(bloom-agent.{socket,service} bloom-agent-credential.socket)
     systemctl stop "${units[@]}"
-    rm -rf "$drop_ins"/story-*.conf "$secrets" /srv/secrets/*
+    rm -f "$drop_ins"/story-*.conf "${secrets:?}"/* /srv/secrets/*
     systemctl daemon-reload
     # From 254 on the descriptors may outlive a stop; then they are to be forgotten by name.
     [[ $manager -lt 254 ]] || systemctl clean --what=fdstore bloom-agent.service 2>/dev/null || true

@@ -16,7 +16,7 @@ has 'chmod 600 /srv/secrets/partner' "$(status_text)"
 ends 1 as alice loans "$clients/get_token.py" partner
 is 'UNAVAILABLE SECRET_UNREADABLE' "$err" 'what the caller of partner was told'
 ends 75 as alice loans bloom-agent-cli token partner
-ends 78 runuser -u bloom-agent -- bloom-agent check
+ends 78 bloom-agent check
 has 'chmod 600 /srv/secrets/partner' "$err"
 
 # The command as it is printed, and nothing else: the agent watches the file.
@@ -24,4 +24,4 @@ requests=$(issuer requests)
 bash -c "$(grep -o 'chmod 600 /srv/secrets/partner' <<<"$err")"
 ends 0 as alice loans bloom-agent-cli token partner --wait
 is $((requests + 1)) "$(issuer requests)" 'token requests'
-ends 0 runuser -u bloom-agent -- bloom-agent check
+ends 0 bloom-agent check

@@ -30,8 +30,8 @@ systemctl stop bloom-agent.service
 issuer outage refuse
 systemctl start bloom-agent.service
 with_credential loans bloom >"$work/late" &
-connected() { [[ $(systemctl is-active loans.service) == activating ]]; }
-within 5 connected
+# The process of the manager that asks for credentials.
+within 5 pgrep --exact '\(sd-mkdcreds\)'
 issuer outage up
 wait $! || die 'the unit did not wait for the token'
 has bloom-dev. "$(<"$work/late")"

@@ -11,12 +11,16 @@ allowed() { ends 0 as alice loans bloom-agent-cli token bloom; }
 refused() { ends 77 as alice other bloom-agent-cli token bloom; }
 
 # A name in alice's own manager is hers to choose.
+alice_home=$(getent passwd alice | cut -d : -f 6)
+alice_manager() { runuser -u alice -- env XDG_RUNTIME_DIR="/run/user/$(id -u alice)" systemctl --user "$@"; }
 loginctl enable-linger alice
-alice_runtime=/run/user/$(id -u alice)
-within 10 test -S "$alice_runtime/systemd/private"
+within 10 alice_manager is-active basic.target
+runuser -u alice -- mkdir -p "$alice_home/.config/systemd/user"
+printf '%s\n' '[Service]' 'Type=oneshot' 'ExecStart=bloom-agent-cli token bloom' >"$alice_home/.config/systemd/user/loans.service"
+alice_manager daemon-reload
 own_unit() {
-    ends 77 runuser -u alice -- env XDG_RUNTIME_DIR="$alice_runtime" \
-        systemd-run --user --quiet --wait --pipe --collect --unit=loans bloom-agent-cli token bloom
+    ends 1 alice_manager start loans.service
+    is 77 "$(alice_manager show --property=ExecMainStatus --value loans.service)" "how alice's own loans.service ended"
 }
 
 # Nobody but root moves a process into another unit; one that root moves is in the unit that it is in now.

@@ -2,8 +2,8 @@
 # shellcheck shell=bash source=tests/systemd/words.sh
 . /opt/tests/words.sh
 
-# It has a reboot in the middle: the first part is run with `before`, the second one after it.
-if [[ $1 == before ]]; then
+# It has a reboot in the middle: the first part is run as `before`.
+if [[ ${1:-} == before ]]; then
     one_profile
     exit
 fi

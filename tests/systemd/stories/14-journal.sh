@@ -4,11 +4,11 @@
 
 one_profile
 ends 0 as alice loans bloom-agent-cli token bloom
-ends 77 as bob other bloom-agent-cli token bloom
+ends 77 as alice other bloom-agent-cli token bloom
 chmod 0600 "$config"
 ends 78 bloom-agent-cli reload
 journalctl --after-cursor="$cursor" --unit=bloom-agent.service --output=json --all >"$work/journal"
-python3 - "$work/journal" "$(id -u alice)" "$(id -u bob)" <<'PYTHON'
+python3 - "$work/journal" "$(id -u alice)" <<'PYTHON'
 import json, sys
 
 entries = [json.loads(line) for line in open(sys.argv[1])]
@@ -16,20 +16,20 @@ ours = [entry for entry in entries if entry.get("SYSLOG_IDENTIFIER") == "bloom-a
 assert ours and all(entry["PRIORITY"] in "3467" for entry in ours), ours
 
 
-def audit(decision, uid):
-    found = [entry for entry in ours if (entry.get("BLOOM_DECISION"), entry.get("BLOOM_UID")) == (decision, uid)]
+def audit(decision):
+    found = [entry for entry in ours if (entry.get("BLOOM_DECISION"), entry.get("BLOOM_UID")) == (decision, sys.argv[2])]
     assert len(found) == 1, (decision, found)
     assert "MESSAGE_ID" in found[0] and found[0]["PRIORITY"] == "6", found
     print(found[0]["MESSAGE"])
     return found[0]
 
 
-granted = audit("granted", sys.argv[2])
+granted = audit("granted")
 wanted = {"PROFILE": "bloom", "UNIT": "loans.service", "VERB": "get", "RULE": "user:alice & unit:loans.service"}
 for name, value in wanted.items():
     assert granted[f"BLOOM_{name}"] == value, granted
 assert granted["BLOOM_GENERATION"].isdigit() and "BLOOM_PID" in granted, granted
-denied = audit("denied", sys.argv[3])
+denied = audit("denied")
 assert denied["BLOOM_UNIT"] == "other.service" and "BLOOM_GENERATION" not in denied, denied
 assert any(entry["PRIORITY"] == "3" and "not reloaded" in entry["MESSAGE"] for entry in ours), ours
 PYTHON

@@ -8,11 +8,9 @@ rmdir --ignore-fail-on-non-empty "$drop_ins"
 systemctl daemon-reload
 DEBIAN_FRONTEND=noninteractive dpkg --purge bloom-agent
 
-# Logs, dpkg's own books and the databases of users are the host's.
+# What the manager and the journal keep of a host that runs comes and goes.
 find /etc /usr /var /run /lib -xdev | sort >"$work/after"
-left=$(comm -13 /srv/files-before "$work/after" | grep -vE \
-    -e '^/var/(log|lib/dpkg|lib/systemd|cache)/' -e '^/etc/(passwd|group|shadow|gshadow|subuid|subgid)-?$' \
-    -e '^/run/(systemd|user|log|utmp|udev|credentials|lock)' || true)
+left=$(comm -13 /srv/files-before "$work/after" | grep -vE '^/(var/log|run/log|run/systemd|run/user|var/tmp/systemd-private-)' || true)
 is '' "$left" 'files that are left'
 is 'not-found' "$(property LoadState)" 'the unit'
 id bloom-agent
