@@ -356,7 +356,10 @@ fn unreadable(asked: &Asked<'_>, place: &Place) -> Fault {
             "look for a denial by a security module (SELinux, AppArmor) in the kernel's log".to_owned()
         }
         Set::Secret => format!("run: chmod 600 {word}"),
-        // Neither holds a secret.
+        // Neither holds a secret, but who is whose client is nobody else's business.
+        _ if roots => {
+            format!("run: chgrp {} {word} && chmod 640 {word}", fault::group_argument(asked.rules.agent))
+        }
         _ => format!("run: chmod 644 {word}"),
     };
     asked.fault(Rule::Readable { owner }, why, remedy)

@@ -8,6 +8,8 @@ use std::{
 
 use nix::{errno::Errno, libc::mode_t, unistd::Uid};
 
+use crate::names;
+
 /// A file that is not used. Made of paths, ids and modes; never of what a file holds.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}\n{why}\n{remedy}")]
@@ -66,6 +68,12 @@ pub(crate) fn user(uid: Uid) -> String {
 /// As `user`, for a command.
 pub(crate) fn user_argument(uid: Uid) -> String {
     if uid.is_root() { "root".to_owned() } else { uid.to_string() }
+}
+
+/// The group that `user`'s processes have, for a command.
+pub(crate) fn group_argument(user: Uid) -> String {
+    // The packaged user, and nearly any other, has a group of its own name.
+    names::user_name(user.as_raw()).unwrap_or_else(|| user.to_string())
 }
 
 /// `0640`.

@@ -468,7 +468,7 @@ fn a_config_file_that_others_can_change_is_refused() {
                 |d| make(&d.join("c"), 0, 0o600),
                 Rule::Readable { owner: Uid::from_raw(0) },
                 "it is owned by root, mode 0600, and the agent runs as uid 4242, who may not read it",
-                "run: chmod 644 $P",
+                "run: chgrp 4242 $P && chmod 640 $P",
             ),
             (
                 "in root's own directory",

@@ -351,6 +351,8 @@ async fn a_failing_profile_tries_at_once_after_a_restart_with_another_config_and
     .await;
     for _ in 0..5 {
         agent.pass_an_attempt(BLOOM).await;
+        // The kernel's queue is short, and the time stands still for a second try.
+        manager.stored().await;
     }
     agent.attempts_until(BLOOM, |attempts| attempts.settled >= 5).await;
     let (next, requests) = (agent.next_attempt(BLOOM).await, agent.issuer.request_count());
@@ -475,20 +477,21 @@ async fn a_token_that_expired_meanwhile_is_not_served_and_its_place_is_taken() {
 #[tokio::test]
 async fn after_a_crash_between_storing_and_removing_the_newer_one_counts() {
     let mut manager = Manager::new();
-    manager.deaf_to_removals = true;
     let mut agent = start(&mut manager, Setting::default()).await;
     let client = agent.client().await;
     client.get(BLOOM).await.unwrap();
-    manager.until("it is stored", |names| names.len() == 1).await;
+    manager.stored().await;
+    manager.deaf_to_removals = true;
     client.refresh(BLOOM).await.unwrap();
     let second = client.get(BLOOM).await.unwrap();
-    manager.until("both are there", |names| names.len() == 2).await;
+    // The first, the attempt and its outcome.
+    let mut all = manager.until("all are there", |names| names.len() == 3).await;
     manager.deaf_to_removals = false;
     let client = restart(&mut agent, &mut manager, End::Crash).await;
     assert_eq!(client.get(BLOOM).await.unwrap(), second);
     assert_eq!(agent.issuer.request_count(), 2);
-    let name = format!("token.{BLOOM}.{}", second.generation);
-    manager.until("the older one is gone", |names| names == [name.as_str()]).await;
+    let newest = all.pop().unwrap();
+    manager.until("the older ones are gone", |names| names == [newest.as_str()]).await;
     assert!(agent.log().contains("there is a newer one"), "{}", agent.log());
     agent.stop().await;
 }
@@ -560,10 +563,9 @@ async fn a_reload_that_takes_a_profile_away_or_makes_it_another_takes_its_record
     let old = manager.until("both are stored", |names| names.len() == 2).await;
     agent.write_config(&profile("b", "audience = 'other'"));
     client.reload().await.unwrap();
-    let other = client.get("b").await.unwrap();
-    let name = format!("token.b.{}", other.generation);
-    manager.until("only the new one is there", |names| names == [name.as_str()]).await;
-    assert!(!old.contains(&name));
+    client.get("b").await.unwrap();
+    let new = manager.stored().await;
+    assert!(new[0].starts_with("token.b.") && !old.contains(&new[0]), "{new:?}");
     // And one whose profile went while nobody ran.
     agent.end(End::InOrder).await;
     agent.write_config(&profile("c", "audience = 'c'"));
