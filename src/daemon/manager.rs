@@ -409,7 +409,8 @@ mod tests {
         let mut world = World::start(None, Ready::Tokens);
         assert!(world.hear().await.starts_with("STATUS=0 of 1 tokens valid"));
         assert!(world.hear().await.starts_with("EXTEND_TIMEOUT_USEC="));
-        let expired = Life { requested: Now::default(), length: Duration::ZERO, source: LifeSource::Provider };
+        let expired =
+            Life { requested: Now::default(), length: Duration::ZERO, source: LifeSource::Provider };
         let mut rotator = world.rotator.take().unwrap();
         let held = refresh::Held {
             generation: Generation::from_u64(7),
