@@ -76,7 +76,7 @@ fn write(page: &Page, directory: &Path) -> io::Result<()> {
     for command in whole.get_subcommands() {
         text += &commands(command)?;
     }
-    if whole.get_arguments().any(|argument| argument.is_global_set()) {
+    if whole.get_arguments().any(clap::Arg::is_global_set) {
         let own = hidden(whole.clone(), |id| id == "help" || id == "version");
         text += ".SH OPTIONS\n";
         text += &without_headings(&rendered(|roff| Man::new(own.clone()).render_options_section(roff))?);

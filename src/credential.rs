@@ -22,7 +22,7 @@ use std::{
 use tokio::{
     io::AsyncWriteExt as _,
     net::UnixStream,
-    sync::watch,
+    sync::{mpsc, oneshot, watch},
     task::{JoinError, JoinSet},
     time::{sleep, timeout},
 };
@@ -97,6 +97,8 @@ pub struct Server {
     pub observe: Observe,
     /// In which service.
     pub find_unit: FindUnit,
+    /// Answered as long as the accept loop goes round.
+    pub pulse: mpsc::Receiver<oneshot::Sender<()>>,
 }
 
 /// Why a unit gets no token.
@@ -132,9 +134,10 @@ impl Server {
     /// gives them some seconds to read it; who has not been accepted stays with the manager's socket for the next start.
     ///
     /// The error is that of taking the listener over; after that there is none.
-    pub async fn serve(self, listener: UnixListener, phase: watch::Receiver<Phase>) -> io::Result<()> {
+    pub async fn serve(mut self, listener: UnixListener, phase: watch::Receiver<Phase>) -> io::Result<()> {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::UnixListener::from_std(listener)?;
+        let mut pulse = std::mem::replace(&mut self.pulse, mpsc::channel(1).1);
         let server = Arc::new(self);
         let mut consumers = JoinSet::new();
         let mut is_failing = false;
@@ -144,6 +147,10 @@ impl Server {
                 biased;
                 () = &mut drained => break,
                 Some(ended) = consumers.join_next() => report(ended),
+                Some(beat) = pulse.recv() => {
+                    // Who asked has stopped waiting.
+                    let _gone = beat.send(());
+                }
                 (stream, address) = accept(&listener, &mut is_failing), if consumers.len() < AT_ONCE => {
                     // Only this moment can tell who has connected.
                     let who = (server.observe)(stream.as_fd());

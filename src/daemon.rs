@@ -251,6 +251,9 @@ impl Daemon {
             pulse,
         };
         let (reloaded, reloads_seen) = watch::channel(manager::Reloads::default());
+        let (crediting, credential_pulse) = mpsc::channel(1);
+        let mut accepting = vec![accepting];
+        accepting.extend(credential.is_some().then_some(crediting));
         let reporter = notifier.is_there().then(|| manager::Reporter {
             notifier: notifier.clone(),
             watchdog,
@@ -296,7 +299,13 @@ impl Daemon {
         if let Some(listener) = credential {
             let observe = Arc::clone(&server.observe);
             let find_unit = find_unit.unwrap_or_else(|| credential::by_units(Arc::clone(&daemon.units)));
-            let server = credential::Server { agent, time: Arc::clone(&daemon.time), observe, find_unit };
+            let server = credential::Server {
+                agent,
+                time: Arc::clone(&daemon.time),
+                observe,
+                find_unit,
+                pulse: credential_pulse,
+            };
             let phase = phase_seen.clone();
             daemon.serving += 1;
             daemon.tasks.spawn("credential socket", async move {

@@ -242,6 +242,15 @@ impl Refresh {
         }
     }
 
+    /// What [`Self::standing`] would say after [`Self::handle_cut`], of the attempt in flight: to be recorded before it, for
+    /// the case that the process dies of it.
+    pub fn standing_if_cut(&mut self, now: Timestamp) -> Standing {
+        let rng = StdRng::seed_from_u64(self.rng.next_u64());
+        let mut other = Self { rng, ..*self };
+        other.handle_cut(now);
+        other.standing()
+    }
+
     /// Somebody asks for a newer token.
     pub fn handle_demand(&mut self, now: Timestamp, demand: Demand) -> Answer {
         self.handle_timeout(now);

@@ -5,7 +5,8 @@
 //! - It holds one request at most, as a future of its own: nobody else can start one, and no caller can cancel it.
 //! - It ends when it is told to, when the last [`Handle`] is gone, when the kernel takes its clock away, or with a panic of
 //!   [`crate::obtain::Obtain`]. Its readers then see [`crate::store::Closed`]; whoever runs it must look at how it ended.
-//! - What it knows is given to [`Preserve`] once for each attempt that has settled, so that a restart costs nothing.
+//! - What it knows is given to [`Preserve`] before each attempt and after it, so that neither a restart nor a crash costs a
+//!   request.
 //! - No token is ever logged. A failure that repeats itself is logged rarely (`journal`).
 
 mod handle;
@@ -27,10 +28,10 @@ pub use self::{
     preserve::{Preserve, Settings, State},
 };
 use crate::{
-    clock::{Now, WallTime},
+    clock::{Now, Timestamp, WallTime},
     failure::{Failure, FailureKind, Schedule},
     obtain::{Obtained, Outcome},
-    refresh::{Action, Adoption, Grant, Novelty, Refresh},
+    refresh::{Action, Adoption, Grant, Novelty, Refresh, Standing},
     store::{Attempts, Phase, Publisher},
     stored::Mark,
     timer::{Alarm, Time},
@@ -239,6 +240,7 @@ impl Rotator {
                     self.served = None;
                 }
                 Action::Fetch => {
+                    self.preserve_as_cut(now.boot);
                     let obtain = Arc::clone(&self.task.obtain);
                     self.flight = Some(Box::pin(async move { obtain.obtain().await }));
                 }
@@ -279,9 +281,21 @@ impl Rotator {
         self.preserve();
     }
 
+    /// Before the attempt, its state if nobody sees the outcome: a process that dies of its attempts, and is started again
+    /// and again, asks the provider no more often than one that fails.
+    fn preserve_as_cut(&mut self, now: Timestamp) {
+        if self.task.preserve.is_some() {
+            let standing = self.machine.standing_if_cut(now);
+            self.preserve_standing(standing);
+        }
+    }
+
     fn preserve(&self) {
+        self.preserve_standing(self.machine.standing());
+    }
+
+    fn preserve_standing(&self, standing: Standing) {
         let Some(preserve) = &self.task.preserve else { return };
-        let standing = self.machine.standing();
         // The machine may know of an expiry, or of a success, that is still to be acted on.
         let state = State {
             identity: self.task.identity,

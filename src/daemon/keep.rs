@@ -406,7 +406,7 @@ impl Keeper {
             }
             return Ok(Step::Done);
         }
-        let number = number(entry.last, state, self.time.now().wall.unix_millis());
+        let number = number(entry.last, state);
         let name = RecordName { profile: profile.clone(), number };
         let Ok(bytes) = record(name.clone(), boot, entry, state).encode() else {
             // What the manager has is an older token.
@@ -459,10 +459,9 @@ fn drop_found(stale: &mut Vec<String>, record: &Record, why: &'static str) {
 }
 
 /// The number of a new record after `last`: its token's generation, if that has no record yet.
-fn number(last: u64, state: &State, unix_millis: i64) -> u64 {
+fn number(last: u64, state: &State) -> u64 {
     let generation = state.standing.generation.map_or(0, crate::token::Generation::as_u64);
-    let unlike = u64::try_from(unix_millis).unwrap_or(0).max(last.saturating_add(1));
-    if generation > last { generation } else { unlike }
+    generation.max(last.saturating_add(1))
 }
 
 fn record(name: RecordName, boot: BootId, entry: &Entry, state: &State) -> Record {

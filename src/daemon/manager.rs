@@ -61,8 +61,8 @@ pub(super) struct Reporter {
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) reloads: watch::Receiver<Reloads>,
     pub(super) clock: Arc<dyn Clock>,
-    /// The accept loop.
-    pub(super) accepting: mpsc::Sender<Beat>,
+    /// The accept loops.
+    pub(super) accepting: Vec<mpsc::Sender<Beat>>,
     /// The daemon's loop.
     pub(super) daemon: mpsc::Sender<Asked>,
 }
@@ -172,10 +172,12 @@ impl Reporter {
                 _ => Err(what),
             }
         };
-        let (beat, answer) = oneshot::channel();
-        // A full queue is one that nobody empties.
-        let _unsent = self.accepting.try_send(beat);
-        within("accept loop".to_owned(), answer).await?;
+        for accepting in &self.accepting {
+            let (beat, answer) = oneshot::channel();
+            // A full queue is one that nobody empties.
+            let _unsent = accepting.try_send(beat);
+            within("accept loop".to_owned(), answer).await?;
+        }
         let (beat, answer) = oneshot::channel();
         let asked = timeout(patience, self.daemon.send(Asked::Pulse(beat))).await;
         if !matches!(asked, Ok(Ok(()))) {
@@ -345,7 +347,7 @@ mod tests {
                 phase: phase_seen,
                 reloads: reloads_seen,
                 clock: Arc::new(ManualTime::default()),
-                accepting,
+                accepting: vec![accepting],
                 daemon: asked,
             };
             let mut running = tokio::task::JoinSet::new();

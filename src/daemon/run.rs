@@ -98,7 +98,10 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
         }
     }
     let first = draft.clone();
-    let config = draft.finish().map_err(Fatal::Config)?;
+    let config = draft.finish().map_err(|faults| {
+        passed.turn_away();
+        Fatal::Config(faults)
+    })?;
     let group = group?;
     let log = log::init(load::log_config(&config.log), Arc::new(SystemClock), log::stderr())
         .map_err(|why| RunFault::System { what: "no log", why: io::Error::other(why) })?;

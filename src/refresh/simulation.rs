@@ -7,9 +7,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use zeroize::Zeroizing;
-
-use super::{Action, Adoption, Answer, Demand, Grant, Health, Novelty, Policy, Refresh};
+use super::{Action, Adoption, Answer, Demand, Grant, Health, Novelty, Policy, Refresh, Standing};
 use crate::{
     clock::{Now, Timestamp, WallTime},
     failure::{Failure, FailureKind, Schedule},
@@ -162,9 +160,10 @@ fn boot() -> BootId {
     BootId::parse(&"0f".repeat(16)).unwrap()
 }
 
-/// What the manager keeps: the last record, and what the law and the world were when it was written.
+/// What the manager keeps: what the last record says, and what the law and the world were when it was written.
 struct Kept {
-    bytes: Zeroizing<Vec<u8>>,
+    standing: Standing,
+    number: u64,
     law: Law,
     served: Option<Served>,
     last_generation: Option<Generation>,
@@ -504,15 +503,22 @@ impl World {
     fn end_request(&mut self) -> Result<(), String> {
         let Some(request) = self.request.take() else { return Ok(()) };
         self.settle(&request)?;
-        self.keep()
+        self.keep();
+        Ok(())
     }
 
-    /// Writes the record, as the rotator has it done when an attempt has settled.
-    fn keep(&mut self) -> Result<(), String> {
-        let standing = self.machine.standing();
+    /// Notes what there is to record, as the rotator does when an attempt has settled.
+    fn keep(&mut self) {
+        let (law, served) = (self.law.clone(), self.served);
+        let (standing, number) = (self.machine.standing(), self.met.fetches);
+        self.kept = Some(Kept { standing, number, law, served, last_generation: self.last_generation });
+    }
+
+    /// The way through the record and back.
+    fn recorded(&self, standing: Standing, number: u64) -> Result<Standing, String> {
         let access_token = || AccessToken::parse(bytes::Bytes::from_static(b"t")).unwrap();
         let record = Record {
-            name: RecordName { profile: ProfileName::parse("bloom").unwrap(), number: self.met.fetches },
+            name: RecordName { profile: ProfileName::parse("bloom").unwrap(), number },
             boot: boot(),
             identity: Digest::of([]),
             settings: Mark::of([0; 16], &[]),
@@ -522,9 +528,8 @@ impl World {
             failure: None,
         };
         let bytes = record.encode().map_err(|why| why.to_string())?;
-        let (law, served) = (self.law.clone(), self.served);
-        self.kept = Some(Kept { bytes, law, served, last_generation: self.last_generation });
-        Ok(())
+        let read = Record::parse(&bytes, &boot(), self.now, bytes::Bytes::copy_from_slice);
+        read.map(|record| record.standing).map_err(|why| format!("a record is refused: {why}"))
     }
 
     fn settle(&mut self, request: &Request) -> Result<(), String> {
@@ -811,7 +816,7 @@ impl World {
             self.machine.handle_cut(self.now);
             let served = self.served.filter(|served| self.now < served.life.served_until());
             self.law.failed(self.now, &Fault::Unreachable.failure(), served.as_ref());
-            self.keep()?;
+            self.keep();
         } else if cut {
             // Whoever crashes in the middle of an attempt makes it again.
             self.law.licences.push_back(self.now);
@@ -834,10 +839,8 @@ impl World {
 
     /// The rules go on as if there had been no restart, but for what was planned since the record was written.
     fn restore(&mut self, kept: Kept) -> Result<(), String> {
-        let Kept { bytes, law, served, last_generation } = kept;
-        let record = Record::parse(&bytes, &boot(), self.now, bytes::Bytes::copy_from_slice)
-            .map_err(|why| format!("a record is refused: {why}"))?;
-        let adoption = self.machine.handle_restored(self.clock(), record.standing);
+        let Kept { standing, number, law, served, last_generation } = kept;
+        let adoption = self.machine.handle_restored(self.clock(), self.recorded(standing, number)?);
         self.met.restored += 1;
         self.met.restored_failing += u64::from(law.retry.is_some());
         let now = std::mem::replace(&mut self.law, Law { born: self.now, asked: None, forced: false, ..law });
@@ -854,7 +857,8 @@ impl World {
         demand!(self.machine.standing().generation == last_generation, "a generation was forgotten");
         self.last_generation = last_generation;
         self.look_at_the_wall();
-        self.keep()
+        self.keep();
+        Ok(())
     }
 
     fn adopt(&mut self) -> Result<(), String> {

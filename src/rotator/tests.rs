@@ -725,7 +725,7 @@ impl Kept {
 }
 
 #[tokio::test]
-async fn each_attempt_that_settles_is_preserved_once_and_so_is_one_that_is_cut_off() {
+async fn each_attempt_is_preserved_as_cut_off_before_it_begins_and_as_it_is_when_it_ends() {
     let kept = Arc::new(Kept::default());
     let mut rig = Rig::new();
     rig.call().await.grant("first", 24 * HOUR);
@@ -738,22 +738,22 @@ async fn each_attempt_that_settles_is_preserved_once_and_so_is_one_that_is_cut_o
     rig.handle.demand(Demand::Operator).await.unwrap();
     rig.call().await.grant("second", 24 * HOUR);
     rig.settled(2).await;
-    assert_eq!(kept.seen(), [(true, 0, false)]);
+    assert_eq!(kept.seen(), [(true, 1, false), (true, 0, false)]);
     rig.time.advance_to(rig.next());
     rig.call().await.fail(Schedule::Transient);
     rig.settled(3).await;
-    assert_eq!(kept.seen(), [(true, 1, true)]);
+    assert_eq!(kept.seen(), [(true, 1, false), (true, 1, true)]);
     // The token expires: that is no attempt, and the one that follows is.
     rig.time.advance(24 * HOUR);
     rig.call().await.fail(Schedule::Refusal);
     rig.settled(4).await;
-    assert_eq!(kept.seen(), [(false, 2, true)]);
+    assert_eq!(kept.seen(), [(false, 2, true), (false, 2, true)]);
 
     rig.handle.demand(Demand::Operator).await.unwrap();
     let _unanswered = rig.call().await;
     rig.handle.stop().await;
     rig.running.join_next().await.unwrap().unwrap().unwrap();
-    assert_eq!(kept.seen(), [(false, 3, true)]);
+    assert_eq!(kept.seen(), [(false, 3, true), (false, 3, true)]);
 }
 
 #[tokio::test]

@@ -43,6 +43,19 @@ pub struct Passed {
     pub unknown: Vec<String>,
 }
 
+impl Passed {
+    /// For a start that fails: closes those who wait for the API. The manager would start us for them again and again,
+    /// until its socket fails too (TriggerLimitBurst=, systemd.socket(5)). Who waits for a credential is left waiting: to
+    /// close that connection would hand its unit an empty one.
+    pub fn turn_away(&self) {
+        let Some(listener) = &self.listener else { return };
+        if listener.set_nonblocking(true).is_ok() {
+            // As many as were waiting, and no more: whoever comes from now on is another start's.
+            listener.incoming().take(MOST).take_while(Result::is_ok).for_each(drop);
+        }
+    }
+}
+
 /// A descriptor that the manager kept.
 #[derive(Debug)]
 pub struct StoredDescriptor {
@@ -258,6 +271,20 @@ mod tests {
         assert_eq!(path(&passed.credential), dir.path().join("credential"));
         assert_eq!(passed.stored[0].name, "token.bloom.7");
         assert_eq!(passed.unknown, ["unknown"]);
+    }
+
+    #[test]
+    fn who_waits_for_an_agent_that_cannot_start_is_not_left_waiting() {
+        use std::{io::Read as _, os::unix::net::UnixStream};
+        let dir = tempfile::tempdir().unwrap();
+        let taken = vec![(API.to_owned(), listener(dir.path(), "grpc"))];
+        let passed = sort(taken).unwrap();
+        let waiting = [(); 3].map(|()| UnixStream::connect(dir.path().join("grpc")).unwrap());
+        passed.turn_away();
+        for mut client in waiting {
+            assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        }
+        Passed::default().turn_away();
     }
 
     #[test]

@@ -52,6 +52,9 @@ pub(crate) async fn soon<T>(what: &str, event: impl Future<Output = T>) -> T {
     timeout(HANG, event).await.unwrap_or_else(|_| panic!("never: {what}"))
 }
 
+/// Makes what looks callers' units up.
+type MakeUnits = Box<dyn Fn(Arc<dyn Clock>, Arc<Metrics>) -> Arc<Units> + Send + Sync>;
+
 /// What a story starts with.
 pub(crate) struct Setting {
     /// `[limits]`, `key = value` lines.
@@ -63,7 +66,7 @@ pub(crate) struct Setting {
     /// The clock that lives are counted on, made from the one that the story moves.
     pub(crate) clock: Box<dyn FnOnce(ManualTime) -> Arc<dyn Clock> + Send>,
     /// Where callers' units are looked up.
-    pub(crate) units: Box<dyn Fn(Arc<dyn Clock>, Arc<Metrics>) -> Arc<Units> + Send + Sync>,
+    pub(crate) units: MakeUnits,
     /// In the place of all secret files.
     pub(crate) secret: Option<Arc<dyn ReadSecret>>,
     /// With it there is a socket for credentials, open to every uid.
@@ -133,7 +136,7 @@ pub(crate) struct Agent {
     issuing: JoinSet<()>,
     place: Option<Place>,
     credential_place: Option<Place>,
-    units: Box<dyn Fn(Arc<dyn Clock>, Arc<Metrics>) -> Arc<Units> + Send + Sync>,
+    units: MakeUnits,
     find_unit: Option<FindUnit>,
     directory: tempfile::TempDir,
     _log: tracing::dispatcher::DefaultGuard,

@@ -9,8 +9,8 @@ configure "$(profile bloom)" "$(profile other)"
 systemctl start bloom-agent.service
 for name in bloom other; do token $name >/dev/null; done
 
-score=$(systemd-analyze security bloom-agent.service --no-pager | sed -n 's/.*Overall exposure level for .*: \([0-9.]*\) .*/\1/p')
-[[ $(printf '%s\n1.2\n' "$score" | sort -n | tail -n 1) == 1.2 ]] || die "the exposure is $score"
+# What is written in the units, as this systemd judges it; then the process as it is.
+bash /opt/tests/units-hold
 status=$(<"/proc/$(main_pid)/status")
 for line in $'CapEff:\t0000000000000000' $'CapPrm:\t0000000000000000' $'CapBnd:\t0000000000000000' \
     $'CapAmb:\t0000000000000000' $'NoNewPrivs:\t1' $'Seccomp:\t2' "Uid:	$(id -u bloom-agent)"; do
