@@ -221,7 +221,12 @@ impl Units {
                 found.map(|path| path.as_deref().and_then(path::placement))
             }
             (By::Bus(bus), Origin::Process(pidfd)) if self.take_turn(uid) => {
-                bus.placement(pidfd.as_fd()).await
+                let found = bus.placement(pidfd.as_fd()).await;
+                // Of one that is gone nothing was found out, about the way neither.
+                if !origin::is_alive(pidfd.as_fd()) {
+                    return Answer::None;
+                }
+                found
             }
             (By::Bus(_), Origin::Process(_)) => Err(Trouble::TooOften),
             // Of other units than these.

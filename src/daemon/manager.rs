@@ -154,11 +154,12 @@ impl Reporter {
     }
 
     fn is_ready(&self, snapshot: &Snapshot) -> bool {
-        // A token that has expired meanwhile was one.
-        let had_token = |profile: &Arc<Profile>| profile.reader.attempts().expires.is_some();
+        // Not by when one expires: a restart tells that of a token that the last process had, and that nobody has now.
+        let now = self.clock.now().boot;
+        let has_token = |profile: &Arc<Profile>| profile.reader.current(profile.identity, now).is_some();
         match self.ready {
             Ready::Listening => true,
-            Ready::Tokens => snapshot.profiles.values().all(had_token),
+            Ready::Tokens => snapshot.profiles.values().all(has_token),
         }
     }
 
@@ -255,11 +256,13 @@ mod tests {
     use super::*;
     use crate::{
         access::{AccessRules, Directory, Policy, RootAccess, Rules},
+        clock::Now,
         obtain::{Attempt, Obtain},
         refresh,
         rotator::{self, Handle, Rotator, Task},
         store::{self, Identity, Reader},
         timer::ManualTime,
+        token::{Generation, Life, LifeSource},
     };
 
     struct Never;
@@ -401,6 +404,32 @@ mod tests {
         assert!(
             world.hear().await.starts_with("STATUS=0 of 1 tokens valid; bloom is being fetched; the last")
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_that_expired_before_the_restart_makes_nobody_ready() {
+        let mut world = World::start(None, Ready::Tokens);
+        assert!(world.hear().await.starts_with("STATUS=0 of 1 tokens valid"));
+        assert!(world.hear().await.starts_with("EXTEND_TIMEOUT_USEC="));
+        let expired =
+            Life { requested: Now::default(), length: Duration::ZERO, source: LifeSource::Provider };
+        let mut rotator = world.rotator.take().unwrap();
+        let held = refresh::Held {
+            generation: Generation::from_u64(7),
+            life: expired,
+            draw: refresh::schedule::Draw::restored(0.0).unwrap(),
+            reported: false,
+        };
+        let standing = refresh::Standing {
+            generation: Some(held.generation),
+            held: Some(held),
+            ..refresh::Standing::default()
+        };
+        let state =
+            rotator::State { identity: Identity(1), standing, token: None, failure: None, secret: None };
+        rotator.restore(state, rotator::Settings::Same);
+        // The readers have heard of it; what the manager hears next is a plea for more time.
+        assert_eq!(world.hear().await, "EXTEND_TIMEOUT_USEC=30000000");
     }
 
     #[tokio::test(start_paused = true)]

@@ -61,6 +61,8 @@ pub struct ProviderObtain {
     keep: Keep,
     deviates: Deviates,
     deviations: Mutex<Deviations>,
+    /// Of all marks: under a new one each time, enough marks of one secret would confirm a guess of it.
+    key: [u8; 16],
 }
 
 /// How one exchange ended. A refusal of the credentials may be another secret's chance.
@@ -89,6 +91,7 @@ impl ProviderObtain {
             keep: parts.keep,
             deviates: parts.deviates,
             deviations: Mutex::default(),
+            key: rand::random(),
         }
     }
 
@@ -111,7 +114,7 @@ impl ProviderObtain {
     }
 
     async fn attempt(&self) -> Outcome {
-        let (mark, turn) = self.secrets.begin(rand::random()).await;
+        let (mark, turn) = self.secrets.begin(self.key).await;
         let (result, requests) = match turn {
             Ok(turn) => self.take(turn).await,
             Err(fault) => (Err(unreadable(&fault)), 0),

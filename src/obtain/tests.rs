@@ -242,6 +242,17 @@ async fn the_secret_that_last_worked_goes_first_until_a_source_changes() {
 }
 
 #[tokio::test]
+async fn however_often_a_secret_is_refused_its_mark_is_one() {
+    let source = Scripted::holding("s1");
+    let bench = Bench::new(&source, None).await;
+    let first = bench.attempt(&[&refused()]).await.0.refused;
+    assert!(first.is_some());
+    assert_eq!(bench.attempt(&[&refused()]).await.0.refused, first);
+    let other = Bench::new(&source, None).await;
+    assert_ne!(other.attempt(&[&refused()]).await.0.refused, first, "another process has another key");
+}
+
+#[tokio::test]
 async fn the_end_of_a_rotation_needs_no_token_without_a_secret() {
     let (current, next) = (Scripted::holding("old"), Scripted::holding("new"));
     let bench = Bench::new(&current, Some(&next)).await;

@@ -121,7 +121,8 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// Of these texts, where there are any, under a `key` that is random and used once.
+    /// Of these texts, where there are any, under a `key` that is random, and the same for all marks that one process makes of
+    /// them: a second mark says no more than the first.
     pub fn of(key: [u8; 16], texts: &[Option<&[u8]>]) -> Self {
         /// What SHA-256 takes at once.
         const BLOCK: usize = 64;

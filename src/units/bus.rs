@@ -276,7 +276,12 @@ mod tests {
     use zbus::fdo;
 
     use super::*;
-    use crate::units::{Capture, Origin};
+    use crate::{
+        log::{DroppedLines, Panics},
+        metrics::Metrics,
+        timer::ManualTime,
+        units::{Answer, By, Capture, Origin, Units},
+    };
 
     /// What the manager says.
     #[derive(Clone, Default)]
@@ -474,6 +479,21 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(host.ask(&pidfd).await, Ok(None));
+    }
+
+    #[tokio::test]
+    async fn one_that_is_gone_says_nothing_of_the_bus() {
+        let metrics = Metrics::new("1", DroppedLines::default(), Panics::default());
+        let by = By::Bus(Bus::new("unix:path=/nowhere/bus", None));
+        let units = Units::new(Capture::Pid, by, "", Arc::new(ManualTime::default()), metrics);
+        assert_eq!(units.unit_of(7, &Origin::Process(ourselves())).await, Answer::Unknown);
+        let trouble = units.trouble();
+        assert!(trouble.is_some());
+        let mut child = Command::new("true").spawn().unwrap();
+        let pidfd = of_child(&child);
+        child.wait().unwrap();
+        assert_eq!(units.unit_of(7, &Origin::Process(pidfd)).await, Answer::None);
+        assert_eq!(units.trouble(), trouble);
     }
 
     #[tokio::test]
