@@ -81,9 +81,11 @@ pub type Finding = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 /// By what the kernel or the manager says.
 pub fn by_units(units: Arc<Units>) -> FindUnit {
-    Arc::new(move |uid, origin| {
+    // Only root gets through this socket. What a container's root asks on the other one is not counted against it: it has
+    // the turns of a uid that nobody has.
+    Arc::new(move |_uid, origin| {
         let units = Arc::clone(&units);
-        Box::pin(async move { units.unit_of(uid, &origin).await })
+        Box::pin(async move { units.unit_of(u32::MAX, &origin).await })
     })
 }
 

@@ -30,7 +30,7 @@ pub use self::origin::{Capture, Origin};
 use self::{
     bus::Bus,
     cgroup::Tree,
-    quota::{Quota, Turn},
+    quota::{Look, Quota, Turn},
 };
 use crate::{access::Placement, clock::Clock, metrics::Metrics};
 
@@ -217,10 +217,10 @@ impl Units {
         let found = match (&self.by, origin) {
             (_, Origin::Gone) => return Answer::None,
             (By::Tree(tree), Origin::Cgroup(id)) => {
-                let found = tree.find(*id, || self.take_turn(uid)).await;
+                let found = tree.find(*id, || self.take_turn(Look::Walk, uid)).await;
                 found.map(|path| path.as_deref().and_then(path::placement))
             }
-            (By::Bus(bus), Origin::Process(pidfd)) if self.take_turn(uid) => {
+            (By::Bus(bus), Origin::Process(pidfd)) if self.take_turn(Look::Question, uid) => {
                 let found = bus.placement(pidfd.as_fd()).await;
                 // Of one that is gone nothing was found out, about the way neither.
                 if !origin::is_alive(pidfd.as_fd()) {
@@ -247,8 +247,9 @@ impl Units {
         }
     }
 
-    fn take_turn(&self, uid: u32) -> bool {
-        let turn = self.quota.lock().unwrap_or_else(PoisonError::into_inner).take(uid, self.clock.now().boot);
+    fn take_turn(&self, look: Look, uid: u32) -> bool {
+        let turn =
+            self.quota.lock().unwrap_or_else(PoisonError::into_inner).take(look, uid, self.clock.now().boot);
         if turn == Turn::FirstRefused {
             tracing::warn!(uid, "units are not looked up for now: the uid makes the agent look up too many");
         }
@@ -273,7 +274,8 @@ impl Units {
                 told.trouble = Some(text);
             }
             Ok(_) => {
-                if told.trouble.take().is_some() {
+                // What was seen by an earlier walk says nothing of the tree that the last one could not take in.
+                if !matches!(&self.by, By::Tree(tree) if tree.is_in_part()) && told.trouble.take().is_some() {
                     self.metrics.restore(DEGRADED);
                     tracing::info!("the units of callers can be found out again");
                 }

@@ -92,9 +92,15 @@ impl Bus {
         let asked = timeout(PATIENCE, async {
             let _slot = self.slots.acquire().await.map_err(|_| Trouble::Lost)?;
             let link = self.link().await?;
-            let asked = self.ask(&link, pidfd).await;
+            let mut asked = self.ask(&link, pidfd).await;
             if asked.as_ref().is_err_and(Fault::is_of_the_link) {
+                // The bus was started anew: nobody need fail for the old connection.
                 self.forget(&link).await;
+                let link = self.link().await?;
+                asked = self.ask(&link, pidfd).await;
+                if asked.as_ref().is_err_and(Fault::is_of_the_link) {
+                    self.forget(&link).await;
+                }
             }
             asked.map_err(Fault::into_trouble)
         });

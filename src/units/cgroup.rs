@@ -172,6 +172,11 @@ impl Tree {
         Ok(None)
     }
 
+    /// Whether the last walk did not see everything.
+    pub(super) fn is_in_part(&self) -> bool {
+        self.seen().trouble.is_some()
+    }
+
     /// What is known of `id` without a walk.
     fn known(&self, id: u64) -> Option<Found> {
         let path = {

@@ -6,9 +6,26 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crate::{clock::Timestamp, limits::charged};
 
-/// Look-ups of one uid in a second; the burst is twice that. Connections of the same service need one in all, where the
-/// kernel tells the cgroup.
-const PER_SECOND: u32 = 50;
+/// What a look-up costs the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// A walk through the tree of cgroups. Connections of the same service need one in all.
+    Walk,
+    /// A question to the service manager, which every connection needs.
+    Question,
+}
+
+impl Look {
+    /// How many one uid has in a second; the burst is twice that. Questions are as many as connections may be
+    /// (`connects_per_second`, by default), so that they are no limit of their own.
+    const fn per_second(self) -> u32 {
+        match self {
+            Self::Walk => 50,
+            Self::Question => 200,
+        }
+    }
+}
+
 /// How long one mention of a uid keeps the next one out of the log.
 const MENTION_EVERY: Duration = Duration::from_secs(60);
 /// From so many entries on those that say nothing any more are dropped.
@@ -38,13 +55,13 @@ pub(super) enum Turn {
 
 impl Quota {
     /// Takes one look-up of `uid`.
-    pub(super) fn take(&mut self, uid: u32, now: Timestamp) -> Turn {
+    pub(super) fn take(&mut self, look: Look, uid: u32, now: Timestamp) -> Turn {
         if self.0.len() >= SWEEP_FROM && !self.0.contains_key(&uid) {
             let is_recent = |at: Timestamp| now.since(at) < MENTION_EVERY;
             self.0.retain(|_, entry| entry.full_at > now || entry.mentioned.is_some_and(is_recent));
         }
         let entry = self.0.entry(uid).or_default();
-        if let Some(full_at) = charged(entry.full_at, PER_SECOND, now) {
+        if let Some(full_at) = charged(entry.full_at, look.per_second(), now) {
             entry.full_at = full_at;
             return Turn::Granted;
         }
@@ -64,15 +81,19 @@ mod tests {
     fn a_uid_has_its_burst_and_then_its_rate_and_takes_nothing_from_others() {
         let mut quota = Quota::default();
         let at = |millis| Timestamp::from_boot(Duration::from_millis(millis));
-        for _ in 0..2 * PER_SECOND {
-            assert_eq!(quota.take(1, at(1_000)), Turn::Granted);
+        for _ in 0..2 * Look::Walk.per_second() {
+            assert_eq!(quota.take(Look::Walk, 1, at(1_000)), Turn::Granted);
         }
-        assert_eq!(quota.take(1, at(1_000)), Turn::FirstRefused);
-        assert_eq!(quota.take(1, at(1_000)), Turn::Refused);
-        assert_eq!(quota.take(2, at(1_000)), Turn::Granted);
-        assert_eq!(quota.take(1, at(1_020)), Turn::Granted);
-        assert_eq!(quota.take(1, at(1_020)), Turn::Refused);
-        assert_eq!(quota.take(1, at(60_000)), Turn::Granted);
+        assert_eq!(quota.take(Look::Walk, 1, at(1_000)), Turn::FirstRefused);
+        assert_eq!(quota.take(Look::Walk, 1, at(1_000)), Turn::Refused);
+        assert_eq!(quota.take(Look::Walk, 2, at(1_000)), Turn::Granted);
+        assert_eq!(quota.take(Look::Walk, 1, at(1_020)), Turn::Granted);
+        assert_eq!(quota.take(Look::Walk, 1, at(1_020)), Turn::Refused);
+        assert_eq!(quota.take(Look::Walk, 1, at(60_000)), Turn::Granted);
+        for _ in 0..2 * Look::Question.per_second() {
+            assert_eq!(quota.take(Look::Question, 3, at(60_000)), Turn::Granted);
+        }
+        assert_eq!(quota.take(Look::Question, 3, at(60_000)), Turn::FirstRefused);
     }
 
     #[test]
@@ -80,7 +101,7 @@ mod tests {
         let mut quota = Quota::default();
         let at = |secs| Timestamp::from_boot(Duration::from_secs(secs));
         for uid in 0..10_000 {
-            assert_eq!(quota.take(uid, at(u64::from(uid))), Turn::Granted);
+            assert_eq!(quota.take(Look::Walk, uid, at(u64::from(uid))), Turn::Granted);
         }
         assert!(quota.0.len() <= SWEEP_FROM, "{}", quota.0.len());
     }

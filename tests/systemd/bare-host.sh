@@ -17,6 +17,8 @@ cat >/etc/systemd/system/issuer.service <<'UNIT'
 [Unit]
 Description=The issuer of tokens for the tests
 Before=bloom-agent.service
+# Every story starts it anew.
+StartLimitIntervalSec=0
 [Service]
 Type=notify
 ExecStart=/opt/bin/issuer serve /srv/issuer 8443
