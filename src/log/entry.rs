@@ -2,7 +2,7 @@
 //!
 //! - `PRIORITY`, `SYSLOG_IDENTIFIER`, `SYSLOG_FACILITY` and `TARGET` as everybody's; each field of the event as
 //!   `BLOOM_NAME`; `MESSAGE` a text for people, without a time and a level, since the reader has both.
-//! - An event of the audit has [`AUDIT_MESSAGE_ID`], and a sentence for its message ([`super::sentence`]).
+//! - An event of the audit has [`AUDIT_MESSAGE_ID`], and a sentence for its message (`sentence`).
 //! - A value is escaped as in a line, so that `journalctl` shows it and no `-o` of it drives a terminal.
 //! - The whole is always a datagram: values are cut, an event has at most 32 fields, and that is well below what a socket
 //!   takes (net.core.wmem_default, 208 KiB). So the protocol's way for larger ones, a memfd, is not needed.
