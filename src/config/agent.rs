@@ -145,7 +145,7 @@ pub enum Ready {
     /// When callers are answered, whatever the providers do: an outage must not hold up a boot.
     #[default]
     Listening,
-    /// When every profile has had a token, for units that are ordered after it.
+    /// When every profile has a valid token, for units that are ordered after it.
     Tokens,
 }
 
