@@ -7,6 +7,8 @@
 //! - What is found at the start is read, judged and closed. What is not taken over is removed, with one line in the log.
 //! - Without a manager nothing is made at all.
 
+mod found;
+
 use std::{
     collections::BTreeMap,
     convert::Infallible,
@@ -18,6 +20,7 @@ use std::{
 
 use tokio::{sync::Notify, task::yield_now};
 
+pub use self::found::Found;
 use super::profile::Built;
 use crate::{
     locked::LockedPages,
@@ -25,14 +28,12 @@ use crate::{
     rotator::{Preserve, Settings, State},
     sealed,
     store::Identity,
-    stored::{BootId, Digest, MAX_RECORD, Mark, Record, RecordName, StoredToken, TooLarge, Unusable},
-    systemd::{Notifier, StoredDescriptor},
+    stored::{BootId, Digest, Mark, Record, RecordName, StoredToken, TooLarge},
+    systemd::Notifier,
     timer::{Alarm, Time},
     token::{ProfileName, Token},
 };
 
-/// FileDescriptorStoreMax= of the unit, for managers that do not say it ($FDSTORE, systemd 254).
-const STORE_MAX: usize = 512;
 /// The gauge's word.
 const WHAT: &str = "fdstore";
 /// After the first failure to tell the manager; it doubles to [`LONGEST_GAP`].
@@ -45,29 +46,6 @@ const PATIENCE: u32 = 5;
 const LAST_STEPS: u32 = 20;
 /// See [`LAST_STEPS`].
 const LAST_STEP: Duration = Duration::from_millis(50);
-
-/// What the manager has kept for us, and what has to be known of it.
-#[derive(Debug, Default)]
-pub struct Found {
-    /// The descriptors of the process before this one.
-    pub descriptors: Vec<StoredDescriptor>,
-    /// This boot; without it nothing can be kept.
-    pub boot: Option<BootId>,
-    /// How many descriptors the manager takes at most.
-    pub most: usize,
-}
-
-impl Found {
-    /// With the facts of this host. The sandbox of the unit hides /proc/sys, so the unit says the boot id
-    /// (`Environment=BLOOM_AGENT_BOOT_ID=%b`).
-    pub fn on_this_host(descriptors: Vec<StoredDescriptor>) -> Self {
-        let said = std::env::var("BLOOM_AGENT_BOOT_ID").ok();
-        let boot = said.or_else(|| std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok());
-        let most = std::env::var("FDSTORE").ok().and_then(|most| most.parse().ok());
-        let boot = boot.and_then(|boot| BootId::parse(&boot).ok());
-        Self { descriptors, boot, most: most.unwrap_or(STORE_MAX) }
-    }
-}
 
 /// Gives states to the manager, and takes those over that it has kept. See the module.
 pub(super) struct Keeper {
@@ -145,7 +123,19 @@ impl Keeper {
         if !notifier.is_there() {
             return None;
         }
-        let Found { descriptors, boot, most } = found;
+        let (boot, most) = (found.boot, found.most);
+        let found::Readings { records, unusable } = found.read(time.now().boot, pages);
+        for (name, why) in &unusable {
+            tracing::warn!(
+                record = name.escape_debug().to_string(),
+                "a stored token is not taken over: {why}"
+            );
+        }
+        let desk = Desk {
+            found: records,
+            stale: unusable.into_iter().map(|(name, _)| name).collect(),
+            ..Desk::default()
+        };
         let keeper = Self {
             notifier: notifier.clone(),
             boot,
@@ -153,9 +143,8 @@ impl Keeper {
             time: Arc::clone(time),
             metrics: Arc::clone(metrics),
             work: Notify::new(),
-            desk: Mutex::default(),
+            desk: Mutex::new(desk),
         };
-        keeper.read(descriptors, pages);
         if boot.is_none() {
             tracing::warn!(
                 "tokens will not survive a restart: the boot id of this host is not known; write \
@@ -164,42 +153,6 @@ impl Keeper {
             metrics.degrade(WHAT);
         }
         Some(Arc::new(keeper))
-    }
-
-    fn read(&self, descriptors: Vec<StoredDescriptor>, pages: &LockedPages) {
-        let now = self.time.now().boot;
-        let mut by_name = BTreeMap::<_, Vec<_>>::new();
-        for StoredDescriptor { name, descriptor } in descriptors {
-            by_name.entry(name).or_default().push(descriptor);
-        }
-        let mut desk = self.desk();
-        for (name, mut descriptors) in by_name {
-            let judged = match (descriptors.pop(), descriptors.is_empty(), &self.boot) {
-                (Some(descriptor), true, Some(boot)) => {
-                    sealed::open(descriptor, MAX_RECORD).map_err(|why| why.to_string()).and_then(|bytes| {
-                        let record = Record::parse(&bytes, boot, now, |token| pages.copy(token));
-                        record.map_err(|why: Unusable| why.to_string())
-                    })
-                }
-                (_, _, None) => Err("the boot id of this host is not known".to_owned()),
-                // A removal by name would take them all, and nobody says which is right.
-                _ => Err("there are several of its name".to_owned()),
-            };
-            let judged = judged.and_then(|record| {
-                let is_named = record.name.to_string() == name;
-                if is_named { Ok(record) } else { Err("it has another record's name".to_owned()) }
-            });
-            match judged {
-                Ok(record) => desk.found.push(record),
-                Err(why) => {
-                    tracing::warn!(
-                        record = name.escape_debug().to_string(),
-                        "a stored token is not taken over: {why}"
-                    );
-                    desk.stale.push(name);
-                }
-            }
-        }
     }
 
     /// From now on the profile's states are kept, those of this identity only. What was found of it comes back, once.
