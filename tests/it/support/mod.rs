@@ -52,6 +52,17 @@ pub(crate) async fn soon<T>(what: &str, event: impl Future<Output = T>) -> T {
     timeout(HANG, event).await.unwrap_or_else(|_| panic!("never: {what}"))
 }
 
+/// Waits until a path's listener is gone. A program that another test starts has this process's descriptors for as long as
+/// it takes from fork(2) to exec(2): the listener may outlive its server by that much.
+pub(crate) async fn nobody_listens(path: &Path) {
+    let gone = async {
+        while std::os::unix::net::UnixStream::connect(path).is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("nobody listens any more", gone).await;
+}
+
 /// Makes what looks callers' units up.
 type MakeUnits = Box<dyn Fn(Arc<dyn Clock>, Arc<Metrics>) -> Arc<Units> + Send + Sync>;
 
@@ -369,7 +380,7 @@ impl Agent {
     pub(crate) async fn stop(mut self) {
         self.signal(Signal::Stop).await;
         self.ended().await;
-        assert!(std::os::unix::net::UnixStream::connect(&self.path).is_err(), "nobody listens any more");
+        nobody_listens(&self.path).await;
         drop(self.place.take());
         assert!(!self.path.exists(), "the socket is gone");
         self.issuer.stop();
