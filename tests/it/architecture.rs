@@ -74,7 +74,7 @@ fn collect(root: &Path, dir: &Path, found: &mut Vec<Source>) {
             let relative = path.strip_prefix(root).unwrap();
             let first = relative.components().next().unwrap().as_os_str().to_str().unwrap();
             let module = first.strip_suffix(".rs").unwrap_or(first).to_owned();
-            let is_test = relative.file_stem().is_some_and(|stem| stem == "tests" || stem == "simulation");
+            let is_test = relative.file_stem().is_some_and(|stem| stem == "tests");
             if !is_test {
                 found.push(Source { module, code: shipped(&fs::read_to_string(&path).unwrap()), path });
             }

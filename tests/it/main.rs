@@ -33,6 +33,8 @@ mod requests;
 mod secrets;
 mod serving;
 mod shutdown;
+#[path = "../simulation/mod.rs"]
+mod simulation;
 mod stored;
 mod support;
 mod swap;
