@@ -107,6 +107,6 @@ fn replay(seed: u64, span: Duration, machine_only: bool) -> Result<(), String> {
         return Ok(());
     }
     let run = weather::a_seed(seed, span, true);
-    println!("{}", run.tally.text());
+    println!("{}\nthe moments of all requests: {:016x}", run.tally.text(), run.digest);
     run.fault.map_or(Ok(()), Err)
 }

@@ -56,6 +56,7 @@ pub(crate) struct Years {
 /// The result of a seed.
 pub(crate) struct Run {
     pub(crate) tally: Tally,
+    /// Of the moments of all requests.
     pub(crate) digest: u64,
     /// What went wrong, with what happened before, if that was asked for.
     pub(crate) fault: Option<String>,
@@ -71,7 +72,8 @@ pub(crate) fn a_seed(seed: u64, span: Duration, trace: bool) -> Run {
         Ok(world) => world,
         Err(fault) => return Run { tally: Tally::default(), digest: 0, fault: Some(fault) },
     };
-    let pace = 8 * HOUR;
+    // One disturbance a day, and storms, spells and their ends besides.
+    let pace = DAY;
     let next = world.host.real() + pace;
     let mut years = Years { world, agenda: Vec::new(), next, pace, length, rotating: false };
     let end = years.world.host.real() + span;
@@ -349,7 +351,7 @@ impl Years {
         self.world.fault("lives of seconds, for a while");
         self.world.provider.book().length = length;
         let back = self.length;
-        self.later(MINUTE, 2 * HOUR, Then::Length(back));
+        self.later(MINUTE, HOUR, Then::Length(back));
     }
 
     fn wall(&mut self) -> Result<(), String> {
