@@ -9,6 +9,8 @@ pub(crate) struct Tally {
     pub(crate) faults: BTreeMap<&'static str, u64>,
     /// What came of it.
     pub(crate) counts: BTreeMap<&'static str, u64>,
+    /// The most of something in one world.
+    pub(crate) most: BTreeMap<&'static str, u64>,
     /// The longest times.
     pub(crate) longest: BTreeMap<&'static str, Duration>,
 }
@@ -22,6 +24,11 @@ impl Tally {
         *self.counts.entry(name).or_default() += by;
     }
 
+    pub(crate) fn at_most(&mut self, name: &'static str, count: u64) {
+        let most = self.most.entry(name).or_default();
+        *most = count.max(*most);
+    }
+
     pub(crate) fn lasted(&mut self, name: &'static str, time: Duration) {
         let longest = self.longest.entry(name).or_default();
         *longest = time.max(*longest);
@@ -33,6 +40,9 @@ impl Tally {
         }
         for (name, by) in &other.counts {
             self.count(name, *by);
+        }
+        for (name, count) in &other.most {
+            self.at_most(name, *count);
         }
         for (name, time) in &other.longest {
             self.lasted(name, *time);
@@ -57,6 +67,9 @@ impl Tally {
         for (name, count) in &self.counts {
             let _ = writeln!(out, "  {count:>15}  {name}");
         }
+        for (name, count) in &self.most {
+            let _ = writeln!(out, "  {count:>15}  {name}");
+        }
         for (name, time) in &self.longest {
             let _ = writeln!(out, "  {:>13.3} s  {name}", time.as_secs_f64());
         }
@@ -71,9 +84,10 @@ impl Tally {
         let longest: Vec<_> =
             self.longest.iter().map(|(name, time)| format!("\"{name}\":{:.3}", time.as_secs_f64())).collect();
         format!(
-            "{{\"faults\":{{{}}},\"counts\":{{{}}},\"longest_seconds\":{{{}}}}}",
+            "{{\"faults\":{{{}}},\"counts\":{{{}}},\"most\":{{{}}},\"longest_seconds\":{{{}}}}}",
             numbers(&self.faults),
             numbers(&self.counts),
+            numbers(&self.most),
             longest.join(",")
         )
     }

@@ -66,7 +66,7 @@ pub(crate) struct Run {
 pub(crate) fn a_seed(seed: u64, span: Duration, trace: bool) -> Run {
     // As documented, Hydra's default, what partners have, and what no provider should give.
     const LENGTHS: [u64; 10] =
-        [86_400, 86_400, 86_400, 3_599, 36_000, 7_200, 604_800, 2_592_000, 31_536_000, 1_800];
+        [86_400, 86_400, 86_400, 86_400, 36_000, 3_599, 604_800, 2_592_000, 31_536_000, 43_200];
     let length = LENGTHS[(seed % 10) as usize];
     let world = match World::new(seed, length, trace) {
         Ok(world) => world,
@@ -282,7 +282,7 @@ impl Years {
             }
             87..=92 => return self.secrets(),
             93..=95 => {
-                let caches = self.world.dice.percent(25);
+                let caches = self.world.dice.percent(8);
                 self.world.provider.book().caches = caches;
             }
             _ => {
@@ -341,7 +341,8 @@ impl Years {
     fn lives(&mut self) {
         let dice = &mut self.world.dice;
         if dice.percent(60) {
-            self.length = dice.pick(&[1_800, 3_599, 36_000, 86_400, 604_800, 2_592_000]);
+            self.length =
+                dice.pick(&[3_599, 36_000, 36_000, 43_200, 86_400, 86_400, 86_400, 604_800, 2_592_000]);
             let length = self.length;
             self.world.fault("another life");
             self.world.provider.book().length = length;

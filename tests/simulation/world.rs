@@ -475,8 +475,7 @@ impl World {
         }
         self.today.1 += u64::from(requests);
         self.tally.count("token requests", u64::from(requests));
-        let most = self.tally.counts.entry("token requests on the worst day").or_default();
-        *most = self.today.1.max(*most);
+        self.tally.at_most("token requests on the worst day", self.today.1);
     }
 
     /// A secret is about to be written. "While a profile is refused its secret file is watched, and a change is tried at
