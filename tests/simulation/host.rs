@@ -137,6 +137,11 @@ impl Host {
         self.state().alarm
     }
 
+    /// Whether the wall clock tells the real time, but for a leap second.
+    pub(crate) fn is_right(&self) -> bool {
+        self.state().wall_ahead_ms.abs() < 2_000
+    }
+
     pub(crate) fn wall_ms(&self) -> i64 {
         self.now().wall.unix_millis()
     }

@@ -131,6 +131,7 @@ impl Years {
         match then {
             Then::Synchronize => {
                 self.world.host.synchronize();
+                self.world.synchronized.get_or_insert(real);
                 self.world.wall_moved()
             }
             Then::Slew(left) => {

@@ -71,6 +71,8 @@ pub(super) struct Granted {
     /// The host's clocks missed something: it may be stale without anybody's knowledge.
     paused: bool,
     stale_since: Option<Duration>,
+    /// The wall clock was right when it was asked for.
+    dated: bool,
 }
 
 /// A time without a token.
@@ -145,6 +147,8 @@ pub(super) struct World {
     late_until: Duration,
     /// Since then (real) the host runs.
     awake_since: Duration,
+    /// Since then the wall clock is right again after a pause.
+    pub(super) synchronized: Option<Duration>,
     waiters: Vec<(Waiting, Timestamp, Identity)>,
     pub(super) tally: Tally,
     today: (u64, u64),
@@ -188,6 +192,7 @@ impl World {
             well_answered: true,
             late_until: Duration::ZERO,
             awake_since: Duration::ZERO,
+            synchronized: None,
             waiters: Vec::new(),
             tally: Tally::default(),
             today: (0, 0),
@@ -387,12 +392,19 @@ impl World {
                 false
             }
         };
-        if let Some(since) = before.and_then(|before| before.stale_since) {
-            self.tally
-                .lasted("a token the provider had forgotten, after a pause of the machine", real - since);
+        if let Some(Granted { stale_since: Some(since), dated: true, .. }) = before {
+            // "After a VM pause the agent heals at the first time sync."
+            self.tally.count("tokens that a paused machine did not know to be over", 1);
+            if let (Some(synced), true) = (self.synchronized, self.well_answered) {
+                self.tally.lasted(
+                    "a token that a paused machine did not know to be over, from the time sync on",
+                    real.saturating_sub(since.max(synced)),
+                );
+            }
         }
         self.last_generation = Some(token.generation);
         let served = Served { generation: token.generation, life, reported, draw: None };
+        let dated = self.host.is_right();
         self.token = Some(Granted {
             served,
             serial,
@@ -400,6 +412,7 @@ impl World {
             excused: self.is_late(),
             paused: false,
             stale_since: None,
+            dated,
         });
         if let Some(gap) = self.gap.take() {
             self.close(gap, last, quiet)?;
@@ -697,6 +710,7 @@ impl World {
     pub(super) fn pause(&mut self, by: Duration) -> Result<(), String> {
         self.host.pause(by);
         self.provider.book().broken = true;
+        self.synchronized = None;
         if let Some(token) = &mut self.token {
             token.paused = true;
         }
