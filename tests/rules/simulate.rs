@@ -12,7 +12,7 @@ extern crate bloom_agent_rules as bloom_agent;
 #[path = "../simulation/mod.rs"]
 mod simulation;
 
-use std::{process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
 use simulation::{DAY, HOUR, REPLAY, all, machine, rotator_seed, tally::Tally, weather, world::UP};
 
@@ -87,9 +87,9 @@ fn run(options: &Options) -> Result<(), String> {
     if let Some(path) = &options.json {
         let json = format!(
             "{{\"seeds\":{seeds},\"years\":{years},\"requests_per_profile_day\":{rate:.4},\"machine\":{},\"machine_short_lives\":{},\"rotator\":{}}}\n",
-            machine.json(),
-            short.json(),
-            rotator.json()
+            json(&machine),
+            json(&short),
+            json(&rotator)
         );
         std::fs::write(path, json).map_err(|why| format!("{path}: {why}"))?;
     }
@@ -109,4 +109,20 @@ fn replay(seed: u64, span: Duration, machine_only: bool) -> Result<(), String> {
     let run = weather::a_seed(seed, span, true);
     println!("{}\nthe moments of all requests: {:016x}", run.tally.text(), run.digest);
     run.fault.map_or(Ok(()), Err)
+}
+
+/// For machines: one JSON object.
+fn json(tally: &Tally) -> String {
+    let numbers = |map: &BTreeMap<&'static str, u64>| {
+        map.iter().map(|(name, count)| format!("\"{name}\":{count}")).collect::<Vec<_>>().join(",")
+    };
+    let longest: Vec<_> =
+        tally.longest.iter().map(|(name, time)| format!("\"{name}\":{:.3}", time.as_secs_f64())).collect();
+    format!(
+        "{{\"faults\":{{{}}},\"counts\":{{{}}},\"most\":{{{}}},\"longest_seconds\":{{{}}}}}",
+        numbers(&tally.faults),
+        numbers(&tally.counts),
+        numbers(&tally.most),
+        longest.join(",")
+    )
 }

@@ -1,4 +1,4 @@
-//! What happened, over all seeds, and what is said of it: for people and for machines.
+//! What happened, over all seeds, and what is said of it.
 
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
@@ -74,21 +74,5 @@ impl Tally {
             let _ = writeln!(out, "  {:>13.3} s  {name}", time.as_secs_f64());
         }
         out
-    }
-
-    /// For machines: one JSON object.
-    pub(crate) fn json(&self) -> String {
-        let numbers = |map: &BTreeMap<&'static str, u64>| {
-            map.iter().map(|(name, count)| format!("\"{name}\":{count}")).collect::<Vec<_>>().join(",")
-        };
-        let longest: Vec<_> =
-            self.longest.iter().map(|(name, time)| format!("\"{name}\":{:.3}", time.as_secs_f64())).collect();
-        format!(
-            "{{\"faults\":{{{}}},\"counts\":{{{}}},\"most\":{{{}}},\"longest_seconds\":{{{}}}}}",
-            numbers(&self.faults),
-            numbers(&self.counts),
-            numbers(&self.most),
-            longest.join(",")
-        )
     }
 }

@@ -65,8 +65,8 @@ fn lives_shorter_than_a_minute_and_than_the_floor_break_no_rule_of_the_machine()
 }
 
 #[test]
-fn years_of_bad_weather_break_no_rule_of_the_rotator() {
-    let met = met(20, "", |seed| rotator_seed(seed, 365 * DAY));
+fn eight_years_of_bad_weather_break_no_rule_of_the_rotator() {
+    let met = met(8, "", |seed| rotator_seed(seed, 365 * DAY));
     assert_met(&met, 1_000, &["rotations", "failed attempts", "calls of GetToken", "demands"]);
     assert_met(
         &met,
