@@ -117,7 +117,12 @@ fn is_test(path: &Path, line: usize) -> bool {
         return true;
     }
     let text = fs::read_to_string(path).unwrap();
-    text.lines().position(|line| line == "#[cfg(test)]").is_some_and(|tests| line > tests)
+    let lines: Vec<&str> = text.lines().collect();
+    let begins = |at: &usize| {
+        let module = lines[*at..].iter().find(|line| line.contains("mod "));
+        lines[*at] == "#[cfg(test)]" && module.is_some_and(|module| module.ends_with('{'))
+    };
+    (0..lines.len()).find(begins).is_some_and(|tests| line > tests)
 }
 
 #[test]
