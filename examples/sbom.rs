@@ -87,14 +87,17 @@ fn main() -> io::Result<()> {
     };
     let metadata: Metadata = serde_json::from_reader(io::stdin())?;
     let lock: Lock = toml::from_str(&fs::read_to_string(lock)?).map_err(Error::other)?;
-    let epoch = env::var("SOURCE_DATE_EPOCH").map_or(Ok(0), |seconds| seconds.parse()).map_err(Error::other)?;
-    let bill = bill(&metadata, &lock, &compiler, epoch).ok_or_else(|| Error::other("cargo's metadata is not whole"))?;
+    let epoch =
+        env::var("SOURCE_DATE_EPOCH").map_or(Ok(0), |seconds| seconds.parse()).map_err(Error::other)?;
+    let bill = bill(&metadata, &lock, &compiler, epoch)
+        .ok_or_else(|| Error::other("cargo's metadata is not whole"))?;
     serde_json::to_writer_pretty(io::stdout().lock(), &bill)?;
     Ok(())
 }
 
 fn bill(metadata: &Metadata, lock: &Lock, compiler: &str, epoch: i64) -> Option<Value> {
-    let packages: BTreeMap<&str, &Package> = metadata.packages.iter().map(|package| (&*package.id, package)).collect();
+    let packages: BTreeMap<&str, &Package> =
+        metadata.packages.iter().map(|package| (&*package.id, package)).collect();
     let nodes: BTreeMap<&str, &Node> = metadata.resolve.nodes.iter().map(|node| (&*node.id, node)).collect();
     let root = packages.get(&*metadata.resolve.root)?;
     let used = used(&packages, &nodes, &root.id)?;
@@ -117,7 +120,16 @@ fn bill(metadata: &Metadata, lock: &Lock, compiler: &str, epoch: i64) -> Option<
 
     let mut dependencies = Vec::new();
     for id in used.keys() {
-        let on: BTreeSet<String> = nodes.get(id)?.deps.iter().filter(|on| counts(on)).map(|on| &*on.pkg).filter(|on| used.contains_key(on)).filter_map(|on| packages.get(on)).map(|on| purl(on)).collect();
+        let on: BTreeSet<String> = nodes
+            .get(id)?
+            .deps
+            .iter()
+            .filter(|on| counts(on))
+            .map(|on| &*on.pkg)
+            .filter(|on| used.contains_key(on))
+            .filter_map(|on| packages.get(on))
+            .map(|on| purl(on))
+            .collect();
         dependencies.push(json!({ "ref": purl(packages.get(id)?), "dependsOn": on }));
     }
     dependencies.sort_by_key(|dependency| dependency["ref"].to_string());
@@ -157,7 +169,11 @@ fn used<'a>(
         }
         used.insert(id, how);
         for dependency in nodes.get(id)?.deps.iter().filter(|dependency| counts(dependency)) {
-            let is_macro = packages.get(&*dependency.pkg)?.targets.iter().any(|target| target.kind.iter().any(|kind| kind == "proc-macro"));
+            let is_macro = packages
+                .get(&*dependency.pkg)?
+                .targets
+                .iter()
+                .any(|target| target.kind.iter().any(|kind| kind == "proc-macro"));
             let is_ordinary = dependency.dep_kinds.iter().any(|kind| kind.kind.is_none());
             let how = if is_macro || !is_ordinary { Use::InBuilding } else { how };
             next.push((&dependency.pkg, how));

@@ -3,7 +3,6 @@
 //! `UNSAFE_MD=write cargo test --test it unsafe_code` writes the page anew; what changed in it is then read by somebody.
 
 use std::{
-    collections::BTreeMap,
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
@@ -26,8 +25,8 @@ struct Piece {
 
 struct File {
     path: PathBuf,
-    /// The reasons of its exceptions, in order.
-    reasons: Vec<String>,
+    /// The reasons of its exceptions, each with its line.
+    reasons: Vec<(usize, String)>,
     /// Exceptions without one.
     silent: Vec<usize>,
     pieces: Vec<Piece>,
@@ -64,7 +63,7 @@ fn read(path: &Path) -> File {
             let attribute = attribute.split(")]").next().unwrap();
             if attribute.contains("unsafe_code") {
                 match attribute.split_once("reason = \"").and_then(|(_, rest)| rest.split('"').next()) {
-                    Some(reason) => file.reasons.push(reason.to_owned()),
+                    Some(reason) => file.reasons.push((at + 1, reason.to_owned())),
                     None => file.silent.push(at + 1),
                 }
             }
@@ -98,10 +97,12 @@ fn of(lines: &[&str], at: usize, rest: &str) -> String {
     function.map_or_else(String::new, |name| format!("in {}", name.split('<').next().unwrap()))
 }
 
-/// The comment that begins with SAFETY, at most a statement before; of a method of an unsafe trait, its impl's.
+/// The comment that begins with SAFETY, at most a statement before, and of no other piece.
 fn safety(lines: &[&str], at: usize) -> Option<String> {
-    let above = |line: &&&str| line.trim_start().starts_with("// SAFETY:");
-    let start = (at.saturating_sub(12)..at).rev().find(|n| above(&&lines[*n]))?;
+    let begins = |line: &str| line.trim_start().starts_with("// SAFETY:");
+    let is_piece = |line: &str| line.split("//").next().is_some_and(|code| code.contains("unsafe "));
+    let near = (at.saturating_sub(12)..at).rev().take_while(|n| !is_piece(lines[*n]));
+    let start = near.into_iter().find(|n| begins(lines[*n]))?;
     let comment = lines[start..at].iter().map(|line| line.trim_start());
     let words: Vec<_> = comment
         .take_while(|line| line.starts_with("//"))
@@ -110,19 +111,19 @@ fn safety(lines: &[&str], at: usize) -> Option<String> {
     Some(words.join(" ").trim_start_matches("SAFETY:").trim().to_owned())
 }
 
-/// The tests stand last in a file, or in files of their own.
-fn is_test(path: &Path, line: usize) -> bool {
+/// The line from which on a file is tests, which stand last in it or are files of their own.
+fn tests_from(path: &Path) -> usize {
     let stem = path.file_stem().unwrap();
-    if ["tests", "trial", "simulation"].iter().any(|name| stem == *name) {
-        return true;
+    if ["tests", "trial", "simulation", "fuzzing"].iter().any(|name| stem == *name) {
+        return 0;
     }
     let text = fs::read_to_string(path).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     let begins = |at: &usize| {
-        let module = lines[*at..].iter().find(|line| line.contains("mod "));
-        lines[*at] == "#[cfg(test)]" && module.is_some_and(|module| module.ends_with('{'))
+        let module = || lines[*at..].iter().find(|line| line.contains("mod "));
+        lines[*at] == "#[cfg(test)]" && module().is_some_and(|module| module.ends_with('{'))
     };
-    (0..lines.len()).find(begins).is_some_and(|tests| line > tests)
+    (0..lines.len()).find(begins).unwrap_or(usize::MAX)
 }
 
 #[test]
@@ -156,27 +157,22 @@ fn the_page_lists_all_of_it() {
     collect(&root().join("src"), &mut files);
     let mut page = HEAD.to_owned();
     for file in files.iter().map(|path| read(path)) {
-        let mut pieces: BTreeMap<usize, &Piece> = BTreeMap::new();
-        pieces.extend(
-            file.pieces
-                .iter()
-                .filter(|piece| !is_test(&file.path, piece.line))
-                .map(|piece| (piece.line, piece)),
-        );
+        let tests = tests_from(&file.path);
+        let pieces: Vec<_> = file.pieces.iter().filter(|piece| piece.line < tests).collect();
         if pieces.is_empty() {
             continue;
         }
         let path = file.path.strip_prefix(root()).unwrap().display();
         let _ = write!(page, "\n## {path}\n\n");
         let mut reasons: Vec<&str> = Vec::new();
-        for reason in &file.reasons {
+        for (_, reason) in file.reasons.iter().filter(|(line, _)| *line < tests) {
             if !reasons.contains(&reason.as_str()) {
                 reasons.push(reason);
             }
         }
         let _ = write!(page, "Let in: {}.\n\n", reasons.join("; "));
-        for piece in pieces.values() {
-            let safety = piece.safety.as_deref().unwrap_or("as its callers must see to");
+        for piece in pieces {
+            let safety = piece.safety.as_deref().unwrap_or("its callers promise what it asks for.");
             let _ = writeln!(page, "- `{}`: {safety}", piece.what);
         }
     }
