@@ -36,9 +36,11 @@ mod shutdown;
 #[path = "../simulation/mod.rs"]
 mod simulation;
 mod stored;
+mod supply;
 mod support;
 mod swap;
 mod uids;
 mod units;
+mod unsafe_code;
 mod verbs;
 mod waiting;
