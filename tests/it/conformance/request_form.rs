@@ -24,7 +24,7 @@ rows! {
     basic_is_form_encoded => "`client_secret_basic`: id and secret are each form-encoded, then joined with a colon, then Base64, at any length", "RFC 6749 §2.3.1";
     post_is_in_the_body_only => "`client_secret_post`, the default: id and secret are in the body, never in the URI", "RFC 6749 §2.3.1";
     one_method_of_authentication => "Never more than one method of client authentication in a request", "RFC 6749 §2.3";
-    a_server_that_does_not_decode_basic => "A server that does not decode `client_secret_basic` is refused no other encoding and guessed at no further; `client_secret_post` serves it", "RFC 6749 §2.3.1";
+    a_server_that_does_not_decode_basic => "A server that does not decode `client_secret_basic` is sent no other encoding: `client_secret_post` serves it", "RFC 6749 §2.3.1";
     nothing_secret_in_an_address => "No secret and no token is in a URL, a Referer, a proxy's CONNECT or a User-Agent", "RFC 6750 §5.3";
     no_fragment_and_the_query_stays => "An endpoint with a fragment is a fault of the config; its query is sent as it is written", "RFC 6749 §3.2";
     no_plaintext => "An `http://` endpoint is a fault of the config, on the loopback too", "RFC 6749 §3.2";
