@@ -36,7 +36,7 @@ rows! {
     too_many_without_a_word => "429 without Retry-After: silence for 30 s, then windows that double from 30 s", "RFC 6585 §4";
     no_redirect => "No 3xx is followed: not a byte goes to where it points", "RFC 9700 §4.12";
     interim_answers => "Interim answers are skipped; a switch of protocols is no answer", "RFC 9110 §15.2";
-    every_http => "HTTP/1.0, chunked HTTP/1.1 and HTTP/2 are read alike, no connection is kept, and a request without an answer counts", "RFC 9112 §9.3";
+    every_http => "HTTP/1.0, chunked HTTP/1.1 and HTTP/2 are read alike, no connection is kept, and a request without an answer counts", "RFC 9110 §9.2.2";
 }
 
 async fn invalid_request() {

@@ -15,8 +15,9 @@ use std::{
 
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use bloom_agent::{http::LookUps, store::Phase};
+use nix::poll::poll;
 use rcgen::DnType;
-use tokio::{io::AsyncReadExt as _, net::TcpStream};
+use tokio::{io::AsyncReadExt as _, net::TcpStream, sync::Notify, time::Instant};
 use tokio_rustls::{
     rustls::{
         ConnectionTrafficSecrets, ServerConfig,
@@ -33,7 +34,7 @@ use super::{
 };
 use crate::{
     host::{self, Host},
-    support::{BLOOM, SECRET, Setting, profile, soon},
+    support::{BLOOM, HANG, SECRET, Setting, profile, soon},
 };
 
 rows! {
@@ -286,25 +287,34 @@ impl Wire {
 }
 
 /// Tokio's time stands still and moves only when it is told to: it would run ahead of what the kernel still does, but for
-/// a thread that is at work all the while.
-struct StandingTime(Option<Sender<()>>);
+/// a thread that is at work all the while. Should something hang, the thread ends, the time runs, and it shows.
+struct StandingTime {
+    began: Instant,
+    end: Option<Sender<()>>,
+}
 
 impl StandingTime {
     fn begin() -> Self {
         let (end, ended) = channel::<()>();
-        let _thread = tokio::task::spawn_blocking(move || ended.recv());
+        let _thread = tokio::task::spawn_blocking(move || ended.recv_timeout(HANG));
         tokio::time::pause();
-        Self(Some(end))
+        Self { began: Instant::now(), end: Some(end) }
     }
 
     async fn advance(&self, by: Duration) {
         tokio::time::advance(by).await;
     }
+
+    /// Ends it. It must not have become later than it was made.
+    fn end(self, most: Duration) {
+        let went_by = self.began.elapsed();
+        assert!(went_by <= most, "{went_by:?} went by, not {most:?}");
+    }
 }
 
 impl Drop for StandingTime {
     fn drop(&mut self) {
-        drop(self.0.take());
+        drop(self.end.take());
         tokio::time::resume();
     }
 }
@@ -324,13 +334,13 @@ async fn a_handshake_that_stalls() {
         tokio::join!(bench.recovers("ALPN"), server.answer_well());
     }
 
-    let time = StandingTime::begin();
     let stalls: [(&str, &[u8]); 3] = [
         ("silence", b""),
         ("half a record", b"\x16\x03\x03\x40"),
         ("byte by byte", &[22, 3, 3, 0x40, 0, 2, 0, 0x3f, 0xfc, 3, 3]),
     ];
     for (what, bytes) in stalls {
+        let time = StandingTime::begin();
         let mut bytes = bytes.iter().copied().collect::<VecDeque<u8>>();
         let serve = async {
             let mut stream = server.accept().await;
@@ -351,9 +361,9 @@ async fn a_handshake_that_stalls() {
             received
         };
         leads_nowhere(&bench, what, "time-out", serve).await;
+        time.end(10 * SECOND);
         tokio::join!(bench.recovers(what), server.answer_well());
     }
-    drop(time);
     bench.end().await;
 }
 
@@ -469,8 +479,8 @@ struct Resolver(Arc<Mutex<Says>>);
 enum Says {
     Addresses(Vec<IpAddr>),
     Fails(&'static str),
-    /// Nothing, until the row lets go.
-    Hangs(Receiver<()>),
+    /// Nothing, until the row lets go; it tells that it was asked.
+    Hangs(Arc<Notify>, Receiver<()>),
 }
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -493,7 +503,8 @@ impl Resolver {
                     Ok(addresses.iter().map(|ip| SocketAddr::new(*ip, 0)).collect())
                 }
                 Says::Fails(why) => Err(io::Error::other(*why)),
-                Says::Hangs(released) => {
+                Says::Hangs(asked, released) => {
+                    asked.notify_one();
                     // An error when the row is over.
                     let _released = released.recv();
                     Ok(vec![SocketAddr::new(HERE, 0)])
@@ -550,9 +561,10 @@ async fn names_and_addresses() {
 
     let time = StandingTime::begin();
     let (release, released) = channel();
-    resolver.say(Says::Hangs(released));
+    let asked = Arc::new(Notify::new());
+    resolver.say(Says::Hangs(Arc::clone(&asked), released));
     let ten_seconds = async {
-        bench.agent.attempts_until(BLOOM, |attempts| attempts.phase == Phase::InFlight).await;
+        soon("the resolver is asked", asked.notified()).await;
         for _ in 0..10 {
             bench.token().await;
             time.advance(SECOND).await;
@@ -560,15 +572,15 @@ async fn names_and_addresses() {
         Vec::new()
     };
     leads_nowhere(&bench, "it hangs", "the resolver did not answer", ten_seconds).await;
+    time.end(10 * SECOND);
     release.send(()).unwrap();
     well("it hung").await;
-    silent_ipv6(&bench, &server, &resolver, &time).await;
-    drop(time);
+    silent_ipv6(&bench, &server, &resolver).await;
     bench.end().await;
 }
 
 /// An IPv6 address that nobody answers at costs 300 ms, and no more.
-async fn silent_ipv6(bench: &Bench, server: &TlsServer, resolver: &Resolver, time: &StandingTime) {
+async fn silent_ipv6(bench: &Bench, server: &TlsServer, resolver: &Resolver) {
     let port = server.address().port();
     let Some(_hole) = BlackHole::dig(port) else {
         // Past the test runner, which keeps what a passing test prints to itself.
@@ -580,20 +592,23 @@ async fn silent_ipv6(bench: &Bench, server: &TlsServer, resolver: &Resolver, tim
     };
     resolver.say(Says::Addresses(vec![Ipv6Addr::LOCALHOST.into(), HERE]));
     let before = connecting_over_ipv6(port);
+    let time = StandingTime::begin();
     let serve = async {
         // The 300 ms begin before the first address is tried.
-        let tries = async {
-            while connecting_over_ipv6(port) == before {
-                tokio::task::yield_now().await;
-            }
+        let is_tried = move || {
+            (0..HANG.as_millis() / 5).any(|_| {
+                poll(&mut [], 5_u8).unwrap();
+                connecting_over_ipv6(port) != before
+            })
         };
-        soon("the IPv6 address is tried", tries).await;
+        assert!(tokio::task::spawn_blocking(is_tried).await.unwrap(), "the IPv6 address is tried");
         time.advance(Duration::from_millis(299)).await;
         assert!(server.nobody_came(), "it has its time");
         time.advance(Duration::from_millis(2)).await;
         server.answer_well().await
     };
     tokio::join!(bench.recovers("a silent IPv6 address"), serve);
+    time.end(Duration::from_millis(301));
 }
 
 /// A port of ::1 whose queue is full, so that the kernel drops who comes.
