@@ -240,7 +240,8 @@ async fn nothing_secret_in_an_address() {
     // Once more, now that there is a token to betray.
     let serve = async {
         let mut near = proxy.accept().await;
-        heads.lock().unwrap().push(request(&mut near).await);
+        let connect = request(&mut near).await;
+        heads.lock().unwrap().push(connect);
         near.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
         let far = TcpStream::connect(provider.address()).await.unwrap();
         carry(near, far, &through).await;
