@@ -59,6 +59,14 @@ pub struct Blocking {
     readings: Readings,
 }
 
+impl Blocking {
+    /// The same with these look-ups.
+    #[must_use]
+    pub fn with_look_ups(self, look_ups: LookUps) -> Self {
+        Self { look_ups, ..self }
+    }
+}
+
 /// What is wrong with a profile that only the host knows: by key, as for any fault of the config.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BuildProblem {

@@ -19,7 +19,8 @@ use super::fault::LookUpFault;
 pub const LOOK_UPS: usize = 4;
 
 type Found = Result<Vec<SocketAddr>, LookUpFault>;
-type Ask = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
+/// Asks a resolver for the addresses of a name. Blocking, for as long as it likes.
+pub type Ask = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 /// By name; none while nobody has answered.
 type Running = Mutex<BTreeMap<Box<str>, watch::Receiver<Option<Found>>>>;
 
@@ -53,7 +54,8 @@ impl Drop for LookUp {
 }
 
 impl LookUps {
-    fn asking(ask: Arc<Ask>) -> Self {
+    /// Those of another resolver than the system's: of one that a test scripts. The ports of its addresses must be 0.
+    pub fn asking(ask: Arc<Ask>) -> Self {
         Self { permits: Arc::new(Semaphore::new(LOOK_UPS)), running: Arc::default(), ask }
     }
 
