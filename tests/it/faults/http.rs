@@ -322,7 +322,7 @@ pub(crate) fn rows() -> Vec<Row> {
                     "chunks",
                     request_then([
                         Move::Bytes(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_vec()),
-                        Move::Pour(b"1\r\n \r\n".repeat(1_000)),
+                        Move::Pour(b"10\r\n                \r\n".repeat(500)),
                     ]),
                     provider_error("longer than 64 KiB").expected(),
                 ),

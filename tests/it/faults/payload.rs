@@ -208,7 +208,7 @@ pub(crate) fn rows() -> Vec<Row> {
         row(
             "a token of another client",
             "gives a token that says of itself that it is another client's, and that it has expired",
-            vec![with("access_token", "\"eyJhbGciOiJub25lIn0.eyJzdWIiOiJzb21lYm9keSIsImV4cCI6MX0.{TOKEN}\"", TAKEN)],
+            vec![with("access_token", "\"{JWT}\"", TAKEN)],
         ),
         row(
             "reflected secret",

@@ -128,7 +128,8 @@ pub(crate) enum Framing {
     Both,
 }
 
-/// An answer. In headers and body stand for what is known only later: `{TOKEN}` a new token, `{LAST}` the last one that was
+/// An answer. In headers and body stand for what is known only later: `{TOKEN}` a new token, `{JWT}` one that reads as
+/// another client's, `{LAST}` the last one that was
 /// given, `{SECRET}` the secret of the request as JSON writes it, `{FORM}` in the form encoding, `{BASE64}` in Base64.
 #[derive(Clone)]
 pub(crate) struct Answer {

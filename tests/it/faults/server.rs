@@ -29,6 +29,9 @@ use super::{
     script::{Answer, Certificate, Framing, Http2, Move, Tls, answered},
 };
 
+/// `{"alg":"none"}` and `{"sub":"somebody","exp":1}`.
+const OTHERS_JWT: &str = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJzb21lYm9keSIsImV4cCI6MX0.";
+
 /// So much time has to go by.
 pub(crate) struct Tick {
     pub(crate) by: Duration,
@@ -419,12 +422,13 @@ impl Connection {
         ] {
             text = replaced(&text, place, || value.clone());
         }
-        replaced(&text, "{TOKEN}", || self.mint())
+        let text = replaced(&text, "{JWT}", || self.mint(OTHERS_JWT));
+        replaced(&text, "{TOKEN}", || self.mint("tok-"))
     }
 
     /// A new token.
-    fn mint(&self) -> String {
-        let token = format!("tok-{:032x}-{:016x}", rand::random::<u128>(), rand::random::<u64>());
+    fn mint(&self, beginning: &str) -> String {
+        let token = format!("{beginning}{:032x}-{:016x}", rand::random::<u128>(), rand::random::<u64>());
         self.shared.minted.lock().unwrap().push(token.clone());
         token
     }

@@ -249,6 +249,13 @@ impl World {
         self.server.minted().contains(&token.access_token)
     }
 
+    /// The deviations that were counted, a line each.
+    async fn deviations(&self) -> Vec<String> {
+        let metrics = self.client.metrics().await.unwrap();
+        let lines = metrics.lines().filter(|line| line.starts_with("bloom_agent_provider_deviations_total{"));
+        lines.map(str::to_owned).collect()
+    }
+
     /// Looks through all that the agent says of itself, and ends it.
     pub(crate) async fn end(mut self) {
         let tokens: Vec<_> = self.server.minted().iter().map(|text| Canary::token("a token", text)).collect();
@@ -270,9 +277,26 @@ impl World {
     }
 }
 
-/// Plays one case to its end.
-pub(crate) async fn play(what: &str, method: Method, case: &Case) {
-    let mut world = World::start_with(what, method, "").await;
+/// Plays the cases of a row with one agent: the first until long after the token's end, the others for one attempt.
+pub(crate) async fn play(row: &str, method: Method, cases: &[Case]) {
+    let mut world = World::start_with(row, method, "").await;
+    for (number, case) in cases.iter().enumerate() {
+        world.what = format!("{row}: {}", case.what);
+        let course = if number == 0 { Course::PastTheEnd } else { Course::OneAttempt };
+        play_case(&mut world, case, course).await;
+    }
+    world.end().await;
+}
+
+/// How long a fault lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Course {
+    OneAttempt,
+    PastTheEnd,
+}
+
+async fn play_case(world: &mut World, case: &Case, course: Course) {
+    let what = &world.what.clone();
     let first = world.get().await;
     let expires = world.agent.served_until(BLOOM);
     let margin = expires.since(world.next());
@@ -289,7 +313,7 @@ pub(crate) async fn play(what: &str, method: Method, case: &Case) {
                     &mut std::io::stderr(),
                     format_args!("SKIPPED: {what}: {address} cannot be had ({error})\n"),
                 );
-                return world.end().await;
+                return;
             }
         }
     }
@@ -298,10 +322,8 @@ pub(crate) async fn play(what: &str, method: Method, case: &Case) {
         world.server.set(Plan::Each(moves.clone()));
     }
     match case.expect {
-        Expect::Token { life, counts } => {
-            take(&mut world, what, life.unwrap_or(LIFE), counts).await;
-        }
-        Expect::Failure(fails) => fail(&mut world, what, &fails, &first, expires).await,
+        Expect::Token { life, counts } => take(world, what, life.unwrap_or(LIFE), counts).await,
+        Expect::Failure(fails) => fail(world, what, &fails, &first, expires, course).await,
     }
 
     // The fault ends; nobody starts anything anew.
@@ -314,13 +336,12 @@ pub(crate) async fn play(what: &str, method: Method, case: &Case) {
     let recovered = world.get().await;
     assert!(recovered.generation > first.generation && world.is_given(&recovered), "{what}");
     assert_eq!(world.client.list().await[0].state(), pb::TokenState::Valid, "{what}");
-    world.end().await;
 }
 
 /// The fault must not matter.
 async fn take(world: &mut World, what: &str, life: Duration, counts: Option<&str>) {
     let (before, first) = (world.agent.attempts(BLOOM), world.get().await);
-    let accepted = world.server.accepted();
+    let (accepted, deviations) = (world.server.accepted(), world.deviations().await);
     world.agent.time.advance_to(world.next());
     let started = world.now();
     let after = world.settle().await;
@@ -332,19 +353,21 @@ async fn take(world: &mut World, what: &str, life: Duration, counts: Option<&str
     assert!(token.generation > first.generation, "{what}: a new one");
     let skew = (life / 20).min(Duration::from_secs(5));
     assert_eq!(world.agent.served_until(BLOOM), started + life - skew, "{what}: from the request's start");
-    let metrics = world.client.metrics().await.unwrap();
-    let deviation = |line: &&str| line.starts_with("bloom_agent_provider_deviations_total{") && !line.ends_with(" 0");
-    let deviations: Vec<_> = metrics.lines().filter(deviation).collect();
-    match counts {
-        None => assert!(deviations.is_empty(), "{what}: {deviations:?}"),
-        Some(label) => {
-            assert!(deviations.iter().any(|line| line.contains(&format!("\"{label}\""))), "{what}: {deviations:?}");
-        }
-    }
+    let label = |line: &String| counts.is_some_and(|label| line.contains(&format!("\"{label}\"")));
+    let new: Vec<_> = world.deviations().await.into_iter().filter(|line| !deviations.contains(line)).collect();
+    assert_eq!(new.iter().any(label), counts.is_some(), "{what}: {new:?}");
+    assert!(counts.is_some() || new.is_empty(), "{what}: {new:?}");
 }
 
 /// The fault must cost nothing but patience.
-async fn fail(world: &mut World, what: &str, fails: &Fails, first: &pb::Token, expires: Timestamp) {
+async fn fail(
+    world: &mut World,
+    what: &str,
+    fails: &Fails,
+    first: &pb::Token,
+    expires: Timestamp,
+    course: Course,
+) {
     let mut failures = 0;
     while world.next() < expires {
         one_failure(world, what, fails, failures).await;
@@ -353,6 +376,9 @@ async fn fail(world: &mut World, what: &str, fails: &Fails, first: &pb::Token, e
             assert_eq!(world.get().await, *first, "{what}: the old token is served");
             let state = &world.client.list().await[0];
             assert_eq!(state.state(), pb::TokenState::Degraded, "{what}");
+            if course == Course::OneAttempt {
+                return;
+            }
         }
     }
     assert!((1..40).contains(&failures), "{what}: {failures} attempts before the end");
