@@ -14,6 +14,7 @@ mod names;
 mod network;
 mod payload;
 mod pki;
+mod process;
 mod row;
 mod script;
 mod server;

@@ -59,25 +59,25 @@ pub(crate) fn rows() -> Vec<Row> {
         ),
         story(
             "one request a minute",
-            "answers more than one request a minute with 429, and counts from the last one that came",
-            "asks less and less often, until it gets a token; no caller goes without",
+            "gives one token a minute, and answers every other request with 429",
+            "asks after 30 s at the soonest; no caller goes without",
             || Box::pin(one_a_minute()),
         ),
         story(
             "every second answer a 503",
-            "answers at random every second request with 503, for a day of tokens of 200 s",
+            "answers at random every second request with 503, for 40 tokens of 200 s",
             "never lets a token end, with fewer than three requests for each",
             || Box::pin(half_of_them_fail()),
         ),
         story(
             "brown-out of 23 h 59 min",
             "gives a token for 24 h and is away for 23 h 59 min of it: refuses connections, or answers 503",
-            "has a new token in the last minute, and asks at most every 15 s on average",
+            "has a new token in the last minute, after some 600 attempts",
             || Box::pin(brown_out()),
         ),
         story(
             "outage past the end",
-            "is away for 24 h",
+            "is away for an hour and the rest of the token's life",
             "says UNAVAILABLE from the end on, asks every 30 s at the most rarely, and is well in half a minute after it",
             || Box::pin(outage()),
         ),
@@ -202,12 +202,16 @@ async fn one_a_minute() {
     let last = AtomicU64::new(world.now().since_boot().as_secs());
     world.server.set(judging(move |_| {
         let now = clock.now().boot.since_boot().as_secs();
-        if now - last.swap(now, Ordering::SeqCst) >= 60 { Answer::good() } else { Answer::empty(429) }
+        if now - last.load(Ordering::SeqCst) < 60 {
+            return Answer::empty(429);
+        }
+        last.store(now, Ordering::SeqCst);
+        Answer::good()
     }));
-    // Somebody else has just asked.
     let mut generation = world.get().await.generation;
-    for _ in 0..20 {
-        world.client.refresh(BLOOM).await.ok();
+    for _ in 0..10 {
+        // Refused or not, it is settled.
+        let _forced = world.client.refresh(BLOOM).await;
         while world.agent.attempts(BLOOM).consecutive_failures > 0 {
             world.get().await;
             world.attempt().await;
@@ -218,7 +222,7 @@ async fn one_a_minute() {
         generation = token.generation;
     }
     let attempts = world.agent.attempts(BLOOM);
-    assert!(attempts.requests <= 20 * 5, "{} requests", attempts.requests);
+    assert!(attempts.requests <= 10 * 5, "{} requests", attempts.requests);
     world.end().await;
 }
 
@@ -232,7 +236,7 @@ async fn half_of_them_fail() {
         if next >> 63 == 0 { Answer::good() } else { Answer::empty(503) }
     }));
     let (mut granted, before) = (0, world.agent.attempts(BLOOM).requests);
-    while granted < 100 {
+    while granted < 40 {
         let after = world.attempt().await;
         granted += u64::from(after.last_failure.is_none());
         world.get().await;
@@ -260,15 +264,18 @@ async fn brown_out() {
         let after = world.attempt().await;
         attempts += 1;
         assert_eq!(after.consecutive_failures, attempts);
-        assert_eq!(world.get().await, first);
+        if attempts.is_multiple_of(20) {
+            assert_eq!(world.get().await, first);
+        }
     }
+    assert_eq!(world.get().await, first);
     world.resolver.set(Names::Server);
     world.server.set(Plan::good());
     world.attempt().await;
     assert!(world.now() < began + 24 * HOUR - 5 * SECOND, "the old one is still served");
     assert!(world.get().await.generation > first.generation);
     // From 0.8 of the life on: 2.4 h with at most 5 min, then 2.4 h with at most 30 s between two.
-    assert!((600..1_500).contains(&attempts), "{attempts} attempts");
+    assert!((450..750).contains(&attempts), "{attempts} attempts");
     let requests = world.agent.attempts(BLOOM).requests - before;
     assert!(requests <= u64::from(attempts) / 10 + 2, "{requests}: only what was sent is counted");
     world.end().await;
@@ -283,7 +290,7 @@ async fn outage() {
         world.attempt().await;
     }
     world.agent.time.advance_to(expires);
-    let back = expires + 24 * HOUR;
+    let back = expires + HOUR;
     let mut rarest = Duration::ZERO;
     let mut attempts = 0;
     while world.next() < back {
@@ -291,11 +298,11 @@ async fn outage() {
         world.attempt().await;
         rarest = rarest.max(world.now().since(before));
         attempts += 1;
-        if attempts % 500 == 0 {
+        if attempts % 50 == 0 {
             world.get_none().await;
         }
     }
-    assert!(rarest <= 30 * SECOND && attempts < 24 * 3_600 / 10, "{rarest:?}, {attempts}");
+    assert!(rarest <= 30 * SECOND && attempts < 3_600 / 10, "{rarest:?}, {attempts}");
     world.resolver.set(Names::Server);
     world.attempt().await;
     assert!(world.now() <= back + 30 * SECOND);
@@ -309,7 +316,7 @@ async fn flapping() {
     let clock = world.agent.time.clone();
     world.server.set(judging(move |_| if is_up(&clock) { Answer::good() } else { Answer::empty(502) }));
     let (mut granted, before) = (0, world.agent.attempts(BLOOM).requests);
-    while granted < 50 {
+    while granted < 30 {
         let after = world.attempt().await;
         granted += u64::from(after.last_failure.is_none());
         world.get().await;

@@ -284,7 +284,7 @@ async fn previous_answer() {
 async fn idle_connection() {
     let mut world = World::start("an idle connection").await;
     let kept = Answer::good().with("connection", "keep-alive").with("keep-alive", "timeout=86400");
-    world.server.set(Plan::Each(request_then([Move::Answer(kept), Move::Stall])));
+    world.server.set(Plan::Each(request_then([Move::Answer(kept), Move::Linger])));
     let accepted = world.server.accepted();
     for turn in 1..=3 {
         // `attempt` waits until nobody is connected any more: it is the agent that hangs up.

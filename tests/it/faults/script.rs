@@ -31,6 +31,8 @@ pub(crate) enum Move {
     Pause(Duration),
     /// Nothing any more, until the agent hangs up.
     Stall,
+    /// Nothing any more, and no time goes by until the agent hangs up.
+    Linger,
     /// RST.
     Reset,
     /// FIN, without TLS's close_notify; the other half of the connection stays open.

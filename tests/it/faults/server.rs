@@ -243,6 +243,7 @@ impl Connection {
                 Move::Stall => loop {
                     self.pause(Duration::from_secs(10)).await?;
                 },
+                Move::Linger => return self.hung_up().await,
                 Move::Reset => {
                     let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
                     setsockopt(&self.socket, sockopt::Linger, &linger)?;
