@@ -60,7 +60,8 @@ fn play(section: Section, part: usize, of: usize) {
 /// A story on a thread and with clocks of its own; why it failed, if it did.
 fn alone<T: Future<Output = ()>>(what: &str, story: impl FnOnce() -> T + Send) -> Option<String> {
     let tell = || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         runtime.block_on(story());
     };
     let told = std::thread::scope(|scope| scope.spawn(tell).join());

@@ -81,12 +81,9 @@ pub(crate) fn rows() -> Vec<Row> {
             "says UNAVAILABLE from the end on, asks every 30 s at the most rarely, and is well in half a minute after it",
             || Box::pin(outage()),
         ),
-        story(
-            "flapping",
-            "is up for 7 s and away for 7 s, over and over",
-            "never lets a token end",
-            || Box::pin(flapping()),
-        ),
+        story("flapping", "is up for 7 s and away for 7 s, over and over", "never lets a token end", || {
+            Box::pin(flapping())
+        }),
         story(
             "failover",
             "resets twenty connections in a row while it changes its leader",
@@ -105,9 +102,11 @@ fn judging(judge: impl Fn(&super::server::Seen) -> Answer + Send + Sync + 'stati
 /// A server that takes only this secret.
 fn taking(secret: &str) -> Plan {
     let secret = secret.to_owned();
-    judging(move |seen| {
-        if seen.secret == secret { Answer::good() } else { Answer::error(401, "invalid_client") }
-    })
+    judging(
+        move |seen| {
+            if seen.secret == secret { Answer::good() } else { Answer::error(401, "invalid_client") }
+        },
+    )
 }
 
 async fn revoked_token() {
@@ -139,7 +138,11 @@ async fn revoked_secret() {
     for _ in 0..3 {
         let requests = world.agent.attempts(BLOOM).requests;
         let after = world.attempt().await;
-        assert_eq!((after.requests, world.tried(1)), (requests + 1, vec![1]), "the one that worked goes first");
+        assert_eq!(
+            (after.requests, world.tried(1)),
+            (requests + 1, vec![1]),
+            "the one that worked goes first"
+        );
     }
     // The second is revoked as well, and the first works again.
     world.server.set(taking(&world.secrets[0].text));
@@ -165,7 +168,8 @@ async fn both_revoked() {
     world.server.set(taking(&world.secrets[0].text));
     let before = world.now();
     let mut reader = world.agent.watch_attempts(BLOOM);
-    let tried = async move { reader.attempts_until(|attempts| attempts.last_failure.is_none()).await.unwrap() };
+    let tried =
+        async move { reader.attempts_until(|attempts| attempts.last_failure.is_none()).await.unwrap() };
     world.during(tried).await;
     assert_eq!(world.now(), before, "at once");
     assert!(world.get().await.generation > first.generation);
@@ -231,7 +235,10 @@ async fn half_of_them_fail() {
     // Always the same course: a linear congruential generator (Knuth's MMIX).
     let dice = AtomicU64::new(7);
     world.server.set(judging(move |_| {
-        let next = dice.load(Ordering::SeqCst).wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let next = dice
+            .load(Ordering::SeqCst)
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         dice.store(next, Ordering::SeqCst);
         if next >> 63 == 0 { Answer::good() } else { Answer::empty(503) }
     }));
@@ -247,8 +254,7 @@ async fn half_of_them_fail() {
 }
 
 async fn brown_out() {
-    let mut world =
-        World::before_the_first("a brown-out", Method::Post, &[BLOOM], "").await;
+    let mut world = World::before_the_first("a brown-out", Method::Post, &[BLOOM], "").await;
     let day = r#"{"access_token":"{TOKEN}","token_type":"bearer","expires_in":86400}"#;
     world.server.set(Plan::Each(answered(Answer::json(200, day))));
     let began = world.now();
@@ -260,7 +266,11 @@ async fn brown_out() {
     let mut attempts: u32 = 0;
     while world.next() < back {
         // Mostly without a connection; each tenth time somebody answers.
-        world.resolver.set(if attempts.is_multiple_of(10) { Names::Server } else { Names::Are(vec![NOBODY.into()]) });
+        world.resolver.set(if attempts.is_multiple_of(10) {
+            Names::Server
+        } else {
+            Names::Are(vec![NOBODY.into()])
+        });
         let after = world.attempt().await;
         attempts += 1;
         assert_eq!(after.consecutive_failures, attempts);

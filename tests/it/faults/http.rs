@@ -295,6 +295,19 @@ pub(crate) fn rows() -> Vec<Row> {
                 .into(),
         ),
         row(
+            "no HTTP/2",
+            "agrees to speak HTTP/2, and then sends frames that are too long, or out of place, or none",
+            [
+                ("too long", vec![0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1]),
+                ("DATA of no stream", vec![0, 0, 1, 0, 0, 0, 0, 0, 0, b'x']),
+                ("CONTINUATION of nothing", vec![0, 0, 1, 9, 4, 0, 0, 0, 1, b'x']),
+                ("SETTINGS of odd length", vec![0, 0, 5, 4, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5]),
+                ("HTTP/1.1", b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}".to_vec()),
+            ]
+            .map(|(what, frames)| http_2(what, Http2::Raw(frames), provider_error("not HTTP").unheard().expected()))
+            .into(),
+        ),
+        row(
             "100-continue flood",
             "sends 1,000 interim answers a second, and never an answer",
             vec![case(
@@ -345,7 +358,9 @@ fn bomb() -> Vec<u8> {
     }
     put(0, 7);
     let mut gzip = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
-    gzip.extend(bits.chunks(8).map(|byte| byte.iter().enumerate().fold(0, |sum, (n, bit)| sum | u8::from(*bit) << n)));
+    gzip.extend(
+        bits.chunks(8).map(|byte| byte.iter().enumerate().fold(0, |sum, (n, bit)| sum | u8::from(*bit) << n)),
+    );
     gzip.extend([0; 8]);
     gzip
 }

@@ -14,7 +14,8 @@ use std::{
 
 use bloom_agent::http::LookUps;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, bind, connect, listen, socket,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, bind, connect, listen,
+    socket,
 };
 use tokio::task::JoinSet;
 

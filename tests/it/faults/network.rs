@@ -66,7 +66,11 @@ pub(crate) fn rows() -> Vec<Row> {
             "resets the connection before or inside of the headers",
             vec![
                 sent("before them", vec![Move::Reset], broken_off("connection")),
-                sent("inside", vec![bytes(b"HTTP/1.1 200 OK\r\ncont"), Move::Reset], broken_off("connection")),
+                sent(
+                    "inside",
+                    vec![bytes(b"HTTP/1.1 200 OK\r\ncont"), Move::Reset],
+                    broken_off("connection"),
+                ),
             ],
         ),
         row(
@@ -78,17 +82,22 @@ pub(crate) fn rows() -> Vec<Row> {
             "end in the body",
             "ends the connection, or its own half of it, before the answer is whole",
             vec![
-                sent("in the body, FIN alone", vec![bytes(HEAD), bytes(b"{\"access_"), Move::Fin], broken_off("")),
-                sent("in the body, with a close_notify", vec![bytes(HEAD), bytes(b"{\"access_")], broken_off("")),
+                sent(
+                    "in the body, FIN alone",
+                    vec![bytes(HEAD), bytes(b"{\"access_"), Move::Fin],
+                    broken_off(""),
+                ),
+                sent(
+                    "in the body, with a close_notify",
+                    vec![bytes(HEAD), bytes(b"{\"access_")],
+                    broken_off(""),
+                ),
                 sent("in the headers", vec![bytes(b"HTTP/1.1 200 OK\r\ncont"), Move::Fin], broken_off("")),
                 sent("before the headers", vec![Move::Fin], broken_off("")),
                 case("in the handshake", vec![Move::Hear, Move::Fin], no_tls("").expected()),
                 sent(
                     "after a body that only the end delimits, and FIN alone, which anybody can forge",
-                    vec![
-                        Move::Answer(Answer::good().framed(super::script::Framing::Close)),
-                        Move::Fin,
-                    ],
+                    vec![Move::Answer(Answer::good().framed(super::script::Framing::Close)), Move::Fin],
                     broken_off(""),
                 ),
             ],
@@ -96,7 +105,11 @@ pub(crate) fn rows() -> Vec<Row> {
         row(
             "slow body",
             "sends the body at one byte a second",
-            vec![sent("1 B/s", vec![bytes(HEAD), Move::Drip(vec![b' '; 99], SECOND)], broken_off("time-out"))],
+            vec![sent(
+                "1 B/s",
+                vec![bytes(HEAD), Move::Drip(vec![b' '; 99], SECOND)],
+                broken_off("time-out"),
+            )],
         ),
         row(
             "slow headers",
@@ -206,11 +219,7 @@ pub(crate) fn rows() -> Vec<Row> {
             "many addresses",
             "has 100 addresses, and listens on the last; three of four are black holes",
             vec![
-                named(
-                    "99 refuse",
-                    Names::Are((1..100).map(nobody).chain([SERVER.into()]).collect()),
-                    TAKEN,
-                ),
+                named("99 refuse", Names::Are((1..100).map(nobody).chain([SERVER.into()]).collect()), TAKEN),
                 silent(
                     "3 are silent",
                     vec![nobody(1), nobody(2), nobody(3), SERVER.into()],

@@ -20,7 +20,8 @@ fn body(text: &str, expect: Expect) -> Case {
 /// The good answer with one member written otherwise.
 fn with(member: &str, value: &str, expect: Expect) -> Case {
     let life = LIFE.as_secs().to_string();
-    let mut members = vec![("access_token", "\"{TOKEN}\""), ("token_type", "\"bearer\""), ("expires_in", &life)];
+    let mut members =
+        vec![("access_token", "\"{TOKEN}\""), ("token_type", "\"bearer\""), ("expires_in", &life)];
     members.retain(|(name, _)| *name != member);
     if !value.is_empty() {
         members.push((member, value));
@@ -38,7 +39,9 @@ pub(crate) fn rows() -> Vec<Row> {
     const GOOD: &str = r#"{"access_token":"{TOKEN}","token_type":"bearer","expires_in":200}"#;
     const MONTH: u64 = 30 * 86_400;
     let unreadable = |why| provider_error(why).expected();
-    let utf_16 = |write: fn(u16) -> [u8; 2]| "\u{feff}{\"access_token\":\"a\"}".encode_utf16().flat_map(write).collect::<Vec<_>>();
+    let utf_16 = |write: fn(u16) -> [u8; 2]| {
+        "\u{feff}{\"access_token\":\"a\"}".encode_utf16().flat_map(write).collect::<Vec<_>>()
+    };
     vec![
         row(
             "truncated JSON",
@@ -258,7 +261,8 @@ impl<const N: usize> ConcatAll for [Vec<Case>; N] {
 async fn same_again() {
     let mut world = World::start("the same token again").await;
     let first = world.get().await;
-    let same = format!(r#"{{"access_token":"{{LAST}}","token_type":"bearer","expires_in":{}}}"#, LIFE.as_secs());
+    let same =
+        format!(r#"{{"access_token":"{{LAST}}","token_type":"bearer","expires_in":{}}}"#, LIFE.as_secs());
     world.server.set(Plan::Each(answered(Answer::json(200, &same))));
     let mut watch = world.client.watch(BLOOM).await.unwrap();
     let shown = crate::support::Next::next_message(&mut watch).await.unwrap().unwrap().token.unwrap();

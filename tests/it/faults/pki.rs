@@ -29,11 +29,7 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
-        Self {
-            pem: certificate.pem(),
-            der: certificate.der().clone(),
-            issuer: Issuer::new(params, key),
-        }
+        Self { pem: certificate.pem(), der: certificate.der().clone(), issuer: Issuer::new(params, key) }
     }
 }
 
@@ -76,9 +72,8 @@ fn make(tls: Tls, certificate: Certificate) -> Arc<ServerConfig> {
         _ => &[&TLS13, &TLS12],
     };
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(versions)
-        .unwrap();
+    let builder =
+        ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions).unwrap();
     let builder = match tls {
         Tls::DemandsCertificate | Tls::DemandsCertificate12 => {
             let mut roots = RootCertStore::empty();
@@ -117,7 +112,8 @@ fn chain(certificate: Certificate) -> (Vec<CertificateDer<'static>>, PrivateKeyD
         Certificate::NameInSubjectOnly => &[],
         _ => &[NAME, "127.0.0.1"],
     };
-    let mut params = CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap();
+    let mut params =
+        CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap();
     params.distinguished_name.push(DnType::CommonName, NAME);
     match certificate {
         Certificate::Expired => params.not_after = rcgen::date_time_ymd(2001, 1, 1),

@@ -17,8 +17,6 @@ pub(crate) enum Move {
     Request,
     /// An answer over HTTP/1.1.
     Answer(Answer),
-    /// The first so many bytes of an answer.
-    Part(Answer, usize),
     /// These bytes. `{TOKEN}` is a new token.
     Bytes(Vec<u8>),
     /// The same, one byte after the other, with so much time after each.
@@ -111,7 +109,7 @@ pub(crate) enum Http2 {
     ManyHeaders(usize),
     /// An answer with a header of so many bytes.
     LongHeader(usize),
-    /// SETTINGS, and then these bytes: frames, or what is none.
+    /// SETTINGS, and then these bytes, which are no frames as they should be.
     Raw(Vec<u8>),
 }
 
@@ -155,12 +153,18 @@ impl Answer {
     /// A token, as it should be.
     pub(crate) fn good() -> Self {
         let life = LIFE.as_secs();
-        Self::json(200, &format!(r#"{{"access_token":"{{TOKEN}}","token_type":"bearer","expires_in":{life}}}"#))
+        Self::json(
+            200,
+            &format!(r#"{{"access_token":"{{TOKEN}}","token_type":"bearer","expires_in":{life}}}"#),
+        )
     }
 
     /// JSON with this status.
     pub(crate) fn json(status: u16, body: &str) -> Self {
-        Self::empty(status).with("content-type", "application/json").with("cache-control", "no-store").body(body)
+        Self::empty(status)
+            .with("content-type", "application/json")
+            .with("cache-control", "no-store")
+            .body(body)
     }
 
     /// No body, and no headers.
@@ -217,9 +221,6 @@ pub(crate) fn shaken(tls: Tls, certificate: Certificate) -> Vec<Move> {
 /// Whether the script lets time go by: such a one needs a clock that it can move.
 pub(crate) fn takes_time(moves: &[Move]) -> bool {
     moves.iter().any(|one| {
-        matches!(
-            one,
-            Move::Pace(..) | Move::Drip(..) | Move::Flood(..) | Move::Pause(_) | Move::Stall
-        )
+        matches!(one, Move::Pace(..) | Move::Drip(..) | Move::Flood(..) | Move::Pause(_) | Move::Stall)
     })
 }

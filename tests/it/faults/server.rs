@@ -62,8 +62,6 @@ impl Plan {
 pub(crate) struct Seen {
     /// The secret that it carried.
     pub(crate) secret: String,
-    /// All of it.
-    pub(crate) text: String,
 }
 
 /// What the server and whoever watches it share.
@@ -215,10 +213,6 @@ impl Connection {
                     let bytes = self.bytes_of(&answer);
                     self.send(&bytes).await?;
                 }
-                Move::Part(answer, length) => {
-                    let bytes = self.bytes_of(&answer);
-                    self.send(&bytes[..length]).await?;
-                }
                 Move::Bytes(bytes) => {
                     let bytes = self.filled(&bytes);
                     self.send(&bytes).await?;
@@ -356,11 +350,11 @@ impl Connection {
         let authorization = value("authorization");
         let mut body = vec![0; length];
         self.io.read_exact(&mut body).await?;
-        self.note(authorization.as_deref(), head + std::str::from_utf8(&body).unwrap(), &body);
+        self.note(authorization.as_deref(), &body);
         Ok(())
     }
 
-    fn note(&mut self, authorization: Option<&str>, text: String, body: &[u8]) {
+    fn note(&mut self, authorization: Option<&str>, body: &[u8]) {
         let secret = match authorization.and_then(|value| value.strip_prefix("Basic ")) {
             Some(basic) => {
                 let pair = String::from_utf8(STANDARD.decode(basic).unwrap()).unwrap();
@@ -369,7 +363,7 @@ impl Connection {
             }
             None => decoded(std::str::from_utf8(body).unwrap()),
         };
-        let seen = Seen { secret, text };
+        let seen = Seen { secret };
         self.request = Some(seen.clone());
         self.shared.seen.lock().unwrap().push(seen);
     }
@@ -380,7 +374,10 @@ impl Connection {
         let version = if answer.framing == Framing::Close { "1.0" } else { "1.1" };
         let mut head = format!("HTTP/{version} {} Whatever\r\n", answer.status);
         for (name, value) in &answer.headers {
-            head.push_str(&format!("{name}: {}\r\n", String::from_utf8(self.filled(value.as_bytes())).unwrap()));
+            head.push_str(&format!(
+                "{name}: {}\r\n",
+                String::from_utf8(self.filled(value.as_bytes())).unwrap()
+            ));
         }
         let chunked = |body: &[u8]| {
             let mut chunks = Vec::new();
@@ -469,7 +466,7 @@ impl Connection {
                 Some(read) = reading.join_next() => {
                     let (head, body, mut respond) = read.unwrap();
                     let authorization = head.headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
-                    self.note(authorization.as_deref(), format!("{head:?}{}", String::from_utf8_lossy(&body)), &body);
+                    self.note(authorization.as_deref(), &body);
                     let answer = match &what {
                         Http2::Answer(answer) => answer.clone(),
                         Http2::ManyHeaders(number) => {

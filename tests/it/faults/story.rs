@@ -332,7 +332,10 @@ async fn play_case(world: &mut World, case: &Case, course: Course) {
     world.server.set(Plan::good());
     let before = world.agent.attempts(BLOOM);
     let after = world.attempt().await;
-    assert!(after.settled == before.settled + 1 && after.last_failure.is_none(), "{what}: it does not recover");
+    assert!(
+        after.settled == before.settled + 1 && after.last_failure.is_none(),
+        "{what}: it does not recover"
+    );
     let recovered = world.get().await;
     assert!(recovered.generation > first.generation && world.is_given(&recovered), "{what}");
     assert_eq!(world.client.list().await[0].state(), pb::TokenState::Valid, "{what}");
@@ -354,7 +357,8 @@ async fn take(world: &mut World, what: &str, life: Duration, counts: Option<&str
     let skew = (life / 20).min(Duration::from_secs(5));
     assert_eq!(world.agent.served_until(BLOOM), started + life - skew, "{what}: from the request's start");
     let label = |line: &String| counts.is_some_and(|label| line.contains(&format!("\"{label}\"")));
-    let new: Vec<_> = world.deviations().await.into_iter().filter(|line| !deviations.contains(line)).collect();
+    let new: Vec<_> =
+        world.deviations().await.into_iter().filter(|line| !deviations.contains(line)).collect();
     assert_eq!(new.iter().any(label), counts.is_some(), "{what}: {new:?}");
     assert!(counts.is_some() || new.is_empty(), "{what}: {new:?}");
 }
@@ -418,7 +422,8 @@ async fn one_failure(world: &mut World, what: &str, fails: &Fails, failures: u32
         assert_eq!(world.tried(fails.whole), wanted, "{what}: which secrets were tried");
     }
 
-    let doubled = |first: u64, cap: u64| Duration::from_secs(first.saturating_mul(1 << failures.min(20)).min(cap));
+    let doubled =
+        |first: u64, cap: u64| Duration::from_secs(first.saturating_mul(1 << failures.min(20)).min(cap));
     let (least, most) = match (fails.schedule, fails.retry_after) {
         (Schedule::Refusal, None) => (doubled(30, 900), doubled(30, 900)),
         (Schedule::Refusal, Some(asked)) => (doubled(30, 900).max(asked), doubled(30, 900).max(asked)),
@@ -433,5 +438,8 @@ async fn one_failure(world: &mut World, what: &str, fails: &Fails, failures: u32
     };
     let delay = world.next().since(world.now());
     let slack = Duration::from_micros(1);
-    assert!(delay + slack >= least && delay <= most + slack, "{what}: again after {delay:?}, not {least:?} to {most:?}");
+    assert!(
+        delay + slack >= least && delay <= most + slack,
+        "{what}: again after {delay:?}, not {least:?} to {most:?}"
+    );
 }

@@ -47,14 +47,22 @@ pub(crate) fn rows() -> Vec<Row> {
             vec![
                 case("another name", shown(Certificate::OtherHost), no_tls("another name").expected()),
                 case("names alike", shown(Certificate::OtherSubdomain), no_tls("another name").expected()),
-                case("subject alone", shown(Certificate::NameInSubjectOnly), no_tls("another name").expected()),
+                case(
+                    "subject alone",
+                    shown(Certificate::NameInSubjectOnly),
+                    no_tls("another name").expected(),
+                ),
             ],
         ),
         row(
             "unknown authority",
             "shows a certificate of an authority that is not in ca_file, or of nobody's word but its own",
             vec![
-                case("a stranger's", shown(Certificate::OfAStranger), no_tls("not issued by a CA").expected()),
+                case(
+                    "a stranger's",
+                    shown(Certificate::OfAStranger),
+                    no_tls("not issued by a CA").expected(),
+                ),
                 case("self-signed", shown(Certificate::SelfSigned), no_tls("not issued by a CA").expected()),
             ],
         ),
@@ -82,7 +90,11 @@ pub(crate) fn rows() -> Vec<Row> {
             "no TLS",
             "speaks something else on the port: HTTP, SSH, zeros",
             vec![
-                case("HTTP", heard(*b"HTTP/1.1 400 Bad Request\r\n\r\n"), no_tls("does not speak TLS").expected()),
+                case(
+                    "HTTP",
+                    heard(*b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+                    no_tls("does not speak TLS").expected(),
+                ),
                 case("SSH", heard(*b"SSH-2.0-OpenSSH_9.9\r\n"), no_tls("does not speak TLS").expected()),
                 case("zeros", heard([0; 64]), no_tls("does not speak TLS").expected()),
             ],
@@ -119,7 +131,11 @@ pub(crate) fn rows() -> Vec<Row> {
                 no_tls("").expected(),
             ))
             .chain([10, 20, 40, 47, 48, 50, 51, 71, 80, 86, 90, 112, 120].into_iter().map(|kind| {
-                case(format!("fatal {kind}"), heard(alert([3, 3], 2, kind)), no_tls("refused the handshake").expected())
+                case(
+                    format!("fatal {kind}"),
+                    heard(alert([3, 3], 2, kind)),
+                    no_tls("refused the handshake").expected(),
+                )
             }))
             .collect(),
         ),
