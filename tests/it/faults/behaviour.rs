@@ -322,7 +322,7 @@ async fn outage() {
 
 async fn flapping() {
     let mut world = World::start("flapping").await;
-    let is_up = |time: &ManualTime| time.now().boot.since_boot().as_secs() / 7 % 2 == 0;
+    let is_up = |time: &ManualTime| (time.now().boot.since_boot().as_secs() / 7).is_multiple_of(2);
     let clock = world.agent.time.clone();
     world.server.set(judging(move |_| if is_up(&clock) { Answer::good() } else { Answer::empty(502) }));
     let (mut granted, before) = (0, world.agent.attempts(BLOOM).requests);

@@ -49,9 +49,12 @@ pub(crate) fn ca_pem() -> &'static str {
     &pki().trusted.pem
 }
 
+/// What was made before.
+type Made = Vec<((Tls, Certificate), Arc<ServerConfig>)>;
+
 /// How the server does TLS: the same each time, but for a certificate that is always another.
 pub(crate) fn server_config(tls: Tls, certificate: Certificate) -> Arc<ServerConfig> {
-    static MADE: Mutex<Vec<((Tls, Certificate), Arc<ServerConfig>)>> = Mutex::new(Vec::new());
+    static MADE: Mutex<Made> = Mutex::new(Vec::new());
     if certificate == Certificate::Another {
         return make(tls, certificate);
     }
