@@ -21,6 +21,7 @@ mod demands;
 mod dev;
 mod dev_command;
 mod fake_agent;
+mod faults;
 mod figures;
 mod health;
 mod host;

@@ -72,6 +72,15 @@ pub(crate) async fn nobody_listens(path: &Path) {
 /// Makes what looks callers' units up.
 type MakeUnits = Box<dyn Fn(Arc<dyn Clock>, Arc<Metrics>) -> Arc<Units> + Send + Sync>;
 
+/// Which token endpoint the profiles ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Endpoints {
+    /// The issuer's, which no config can name: it is on the loopback, without TLS.
+    Issuer,
+    /// Their own.
+    AsConfigured,
+}
+
 /// What a story starts with.
 pub(crate) struct Setting {
     /// `[limits]`, `key = value` lines.
@@ -80,14 +89,16 @@ pub(crate) struct Setting {
     pub(crate) tokens: String,
     /// The issuer.
     pub(crate) issuer: Options,
+    /// Whether the profiles ask it.
+    pub(crate) endpoints: Endpoints,
+    /// Where names are looked up.
+    pub(crate) look_ups: LookUps,
     /// The clock that lives are counted on, made from the one that the story moves.
     pub(crate) clock: Box<dyn FnOnce(ManualTime) -> Arc<dyn Clock> + Send>,
     /// Where callers' units are looked up.
     pub(crate) units: MakeUnits,
     /// In the place of all secret files.
     pub(crate) secret: Option<Arc<dyn ReadSecret>>,
-    /// What knows the addresses of providers' names.
-    pub(crate) look_ups: LookUps,
     /// With it there is a socket for credentials, open to every uid.
     pub(crate) find_unit: Option<FindUnit>,
     /// Done to the issuer before the agent asks it for the first time.
@@ -107,10 +118,11 @@ impl Default for Setting {
             limits: String::new(),
             tokens: profile(BLOOM, ""),
             issuer,
+            endpoints: Endpoints::Issuer,
+            look_ups: LookUps::default(),
             clock: Box::new(|time| Arc::new(time)),
             units: Box::new(Units::of_this_host),
             secret: None,
-            look_ups: LookUps::default(),
             find_unit: None,
             before: |_| (),
             notifier: Notifier::none(),
@@ -180,6 +192,7 @@ impl Agent {
             limits,
             tokens,
             issuer,
+            endpoints,
             clock,
             units,
             secret,
@@ -216,7 +229,11 @@ impl Agent {
             let text = text.lock().unwrap().clone();
             let source = SourceFile { name: "config.toml".into(), text, kind: Kind::Main };
             Draft::read("config.toml", &[source]).with(|config| {
-                for profile in config.tokens.values_mut().filter(|profile| !names_a_server(profile)) {
+                let asking = config
+                    .tokens
+                    .values_mut()
+                    .filter(|profile| endpoints == Endpoints::Issuer && !names_a_server(profile));
+                for profile in asking {
                     // No text can name it.
                     profile.client.endpoint = Endpoint::loopback(address, dialect.token_path()).unwrap();
                 }
@@ -363,6 +380,17 @@ impl Agent {
     /// How refreshing goes, for a profile of the first config.
     pub(crate) fn attempts(&self, name: &str) -> Attempts {
         self.reader(name).1.attempts()
+    }
+
+    /// The same, to be waited for.
+    pub(crate) fn watch_attempts(&self, name: &str) -> Reader {
+        self.reader(name).1
+    }
+
+    /// Whether a token is served now.
+    pub(crate) fn has_token(&self, name: &str) -> bool {
+        let (identity, reader) = self.reader(name);
+        reader.current(identity, self.time.now().boot).is_some()
     }
 
     fn reader(&self, name: &str) -> (Identity, Reader) {
