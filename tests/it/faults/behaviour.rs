@@ -65,7 +65,7 @@ pub(crate) fn rows() -> Vec<Row> {
         ),
         story(
             "every second answer a 503",
-            "answers at random every second request with 503, for 40 tokens of 200 s",
+            "answers at random every second request with 503, for 40 tokens of an hour",
             "never lets a token end, with fewer than three requests for each",
             || Box::pin(half_of_them_fail()),
         ),
@@ -107,6 +107,19 @@ fn taking(secret: &str) -> Plan {
             if seen.secret == secret { Answer::good() } else { Answer::error(401, "invalid_client") }
         },
     )
+}
+
+/// A token for an hour: room for a row of failures between the refresh point and the end.
+fn hourly() -> Answer {
+    Answer::json(200, r#"{"access_token":"{TOKEN}","token_type":"bearer","expires_in":3600}"#)
+}
+
+/// A world that has one.
+async fn with_an_hour(what: &str, method: Method) -> World {
+    let mut world = World::before_the_first(what, method, &[BLOOM], "").await;
+    world.server.set(Plan::Each(answered(hourly())));
+    world.settle().await;
+    world
 }
 
 async fn revoked_token() {
@@ -177,7 +190,7 @@ async fn both_revoked() {
 }
 
 async fn valid_later() {
-    let mut world = World::start("a secret that is valid later").await;
+    let mut world = with_an_hour("a secret that is valid later", Method::Post).await;
     let first = world.get().await;
     let expires = world.agent.served_until(BLOOM);
     // Ahead of the refresh, so that the file's change is no news to a refused profile.
@@ -231,7 +244,7 @@ async fn one_a_minute() {
 }
 
 async fn half_of_them_fail() {
-    let mut world = World::start("every second answer a 503").await;
+    let mut world = with_an_hour("every second answer a 503", Method::Post).await;
     // Always the same course: a linear congruential generator (Knuth's MMIX).
     let dice = AtomicU64::new(7);
     world.server.set(judging(move |_| {
@@ -240,7 +253,7 @@ async fn half_of_them_fail() {
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
         dice.store(next, Ordering::SeqCst);
-        if next >> 63 == 0 { Answer::good() } else { Answer::empty(503) }
+        if next >> 63 == 0 { hourly() } else { Answer::empty(503) }
     }));
     let (mut granted, before) = (0, world.agent.attempts(BLOOM).requests);
     while granted < 40 {
@@ -337,10 +350,7 @@ async fn flapping() {
 }
 
 async fn failover() {
-    let mut world = World::before_the_first("a failover", Method::Basic, &[BLOOM], "").await;
-    let hour = r#"{"access_token":"{TOKEN}","token_type":"bearer","expires_in":3600}"#;
-    world.server.set(Plan::Each(answered(Answer::json(200, hour))));
-    world.settle().await;
+    let mut world = with_an_hour("a failover", Method::Basic).await;
     let first = world.get().await;
     let expires = world.agent.served_until(BLOOM);
     let reset = |number| if number % 2 == 0 { vec![Move::Reset] } else { request_then([Move::Reset]) };
