@@ -35,6 +35,8 @@ mod requests;
 mod secrets;
 mod serving;
 mod shutdown;
+#[path = "../simulation/mod.rs"]
+mod simulation;
 mod stored;
 mod supply;
 mod support;
