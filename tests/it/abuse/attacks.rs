@@ -311,6 +311,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
                 _ => frame(DATA, 0x8, 1, &[&b"\xff"[..], &[0; 255]].concat()).repeat(20),
             })
         },
+        must: Must::Close,
         ..HTTP2
     },
     Attack {
@@ -329,7 +330,8 @@ pub(crate) const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "an HPACK bomb of many small fields",
-        piece: |n| many(n, 16, |n| frame(HEADERS, END_HEADERS, id(n), &referring(470))),
+        piece: |n| many(n, 16, |n| frame(HEADERS, END_HEADERS, id(n), &referring(440))),
+        must: Must::Close,
         ..HTTP2
     },
     Attack {
