@@ -122,6 +122,8 @@ pub(crate) fn table(rows: &[Row]) {
         println!("{:<50} {one:>9} {uid:>9} {core:>8} {more:>10} {p99:>9} {back:>7}", row.name);
     }
     let budgets = rows.len() * 6;
-    println!("\nbudgets: +8 MiB by one connection, +32 MiB by a uid, 25 % of a core, p50 +0.1 ms, p99 10 ms, back in 60 s");
+    println!(
+        "\nbudgets: +8 MiB by one connection, +32 MiB by a uid, 25 % of a core, p50 +0.1 ms, p99 10 ms, back in 60 s"
+    );
     println!("{} of {budgets} kept{}", budgets - beyond, if beyond == 0 { "" } else { "; beyond them: !" });
 }

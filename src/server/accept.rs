@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// After so many refusals the loop pauses for a moment: a uid that connects again at once whatever it is told would have
 /// a core for that. Who waits behind it waits a little longer.
 const REFUSALS: u32 = 32;
-const BREATH: Duration = Duration::from_millis(8);
+const BREATH: Duration = Duration::from_millis(3);
 
 /// The listening socket.
 pub(super) struct Acceptor {

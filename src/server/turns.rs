@@ -266,7 +266,10 @@ mod tests {
 
     impl Clock for Millis {
         fn now(&self) -> Now {
-            Now { boot: Timestamp::from_boot(Duration::from_millis(1_000 + self.0.load(Relaxed))), ..Now::default() }
+            Now {
+                boot: Timestamp::from_boot(Duration::from_millis(1_000 + self.0.load(Relaxed))),
+                ..Now::default()
+            }
         }
     }
 

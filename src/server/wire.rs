@@ -122,13 +122,14 @@ impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
         };
         read?;
         let seen = this.frames.walk(&mut buf.filled_mut()[before..]);
-        this.turn = match (heads.saturating_sub(seen.heads), bytes.saturating_sub(buf.filled().len() - before)) {
-            (0, _) | (_, 0) => {
-                cx.waker().wake_by_ref();
-                Turn::Over
-            }
-            (heads, bytes) => Turn::Open { heads, bytes },
-        };
+        this.turn =
+            match (heads.saturating_sub(seen.heads), bytes.saturating_sub(buf.filled().len() - before)) {
+                (0, _) | (_, 0) => {
+                    cx.waker().wake_by_ref();
+                    Turn::Over
+                }
+                (heads, bytes) => Turn::Open { heads, bytes },
+            };
         if seen.heads > 0 {
             this.traffic.heads.fetch_add(seen.heads, Ordering::Relaxed);
         }

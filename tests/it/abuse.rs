@@ -15,7 +15,7 @@ use bloom_agent::pb::{GetTokenRequest, token_service_client::TokenServiceClient}
 use tokio::{runtime::Runtime, sync::oneshot, task::JoinSet};
 
 use self::attacks::{ATTACKS, Attack, Must, Standing, strike};
-use crate::host::{Agent, Host, User, connect, is_root, messages, printed};
+use crate::host::{Agent, Host, User, connect, is_root, messages, printed, shown};
 
 /// Nothing below takes long; what takes so long hangs.
 const HANG: Duration = Duration::from_secs(60);
@@ -40,7 +40,8 @@ fn host(limits: &str) -> (Host, Agent) {
 fn open(host: &Host, agent: &Agent) -> (u32, usize) {
     let metrics = host.cli(&["metrics"]);
     let text = printed(&metrics);
-    let connections = text.lines().find_map(|line| line.strip_prefix("bloom_agent_connections ")?.parse().ok());
+    let connections =
+        text.lines().find_map(|line| line.strip_prefix("bloom_agent_connections ")?.parse().ok());
     let descriptors = fs::read_dir(format!("/proc/{}/fd", agent.pid())).unwrap().count();
     (connections.unwrap_or_else(|| panic!("{text}\n{}", messages(&metrics))), descriptors)
 }
@@ -89,7 +90,10 @@ fn no_attack_of_one_uid_is_felt_by_another_and_none_leaves_anything_behind() {
         return;
     }
     let (host, agent) = host("");
+    let mut wrong = Vec::new();
     let socket = host.path("agent.sock");
+    // Made by root, whose directory it is.
+    let _programs = host.program("bloom-agent-cli");
     User::new(VICTIM, VICTIM, &[]).act(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut client = runtime.block_on(async { TokenServiceClient::new(connect(&socket).await) });
@@ -118,12 +122,17 @@ fn no_attack_of_one_uid_is_felt_by_another_and_none_leaves_anything_behind() {
             });
             back_at(base, &host, &agent, attack);
             let log = agent.log();
-            let cuts = log.lines().filter(|line| line.contains(&format!("uid={uid} ")) && line.contains("is cut"));
+            let cuts =
+                log.lines().filter(|line| line.contains(&format!("uid={uid} ")) && line.contains("is cut"));
             let told = usize::from(attack.must == Must::Cut);
-            assert_eq!(cuts.count(), told, "{attack:?}: a cut is told once a minute\n{log}");
+            let cuts = cuts.count();
+            if cuts != told {
+                wrong.push(format!("{attack:?} was said to be cut {cuts} times, not {told}"));
+            }
         }
     });
     let (status, _, log) = agent.stop();
+    assert!(wrong.is_empty(), "{wrong:#?}\n{log}");
     assert!(status.success(), "{log}");
     assert!(!log.contains("panic"), "{log}");
     // Whatever was said of a hostile uid was said once.
@@ -148,7 +157,7 @@ fn ten_thousand_connects_by_one_uid_leave_room_for_another() {
     }
     let (host, agent) = host("[limits]\nconnections = 20\nconnects_per_second = 1000");
     let socket = host.path("agent.sock");
-    let client_of = |uid| host.cli_as(&User::new(uid, uid, &[]), &["token", "bloom"]);
+    let client_of = |uid| host.cli_as(&User::new(uid, uid, &[]), &["token", "bloom", "--wait", "60s"]);
     assert!(client_of(VICTIM).status.success());
     let base = open(&host, &agent);
     let held: Vec<_> = User::new(HOSTILE, HOSTILE, &[]).act(|| {
@@ -162,12 +171,18 @@ fn ten_thousand_connects_by_one_uid_leave_room_for_another() {
         }
         held
     });
-    assert!(client_of(VICTIM).status.success(), "{}", agent.log());
+    // The kernel's queue is first come, first served: a few thousand are before it.
+    let served = client_of(VICTIM);
+    assert!(served.status.success(), "{}\n{}", shown(&served), agent.log());
     assert!(open(&host, &agent).0 <= base.0 + 20);
     drop(held);
     back_at(base, &host, &agent, &ATTACKS[0]);
     let log = agent.log();
-    assert_eq!(log.lines().filter(|line| line.contains("refused: the uid is at its limit")).count(), 1, "{log}");
+    assert_eq!(
+        log.lines().filter(|line| line.contains("refused: the uid is at its limit")).count(),
+        1,
+        "{log}"
+    );
 }
 
 #[test]
@@ -187,6 +202,6 @@ fn who_may_not_connect_costs_nothing() {
             assert_eq!(runtime.block_on(strike(&socket, attack)), attacks::Ended::NotConnected, "{attack:?}");
         }
     });
-    assert_eq!(open(&host, &agent), base);
+    back_at(base, &host, &agent, &ATTACKS[0]);
     assert!(!agent.log()[before.len()..].contains(&format!("uid={HOSTILE}")), "{}", agent.log());
 }

@@ -7,8 +7,8 @@ use proptest::{collection::vec, prelude::*, sample::Index};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{frames::Seen, *};
-use crate::server::turns::Turns;
 use crate::clock::{Now, Timestamp};
+use crate::server::turns::Turns;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 

@@ -172,7 +172,8 @@ fn ballast(bytes: usize) -> Vec<u8> {
 
 /// GetToken whose fields all go into the table, none like another.
 fn churning(n: u32) -> Vec<u8> {
-    let fields = (0..60).flat_map(|m| [b"\x40\x01x\x08".as_slice(), format!("{n:05}{m:03}").as_bytes()].concat());
+    let fields =
+        (0..60).flat_map(|m| [b"\x40\x01x\x08".as_slice(), format!("{n:05}{m:03}").as_bytes()].concat());
     GET_TOKEN.iter().copied().chain(fields).collect()
 }
 
@@ -301,6 +302,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
                 _ => frame(DATA, 0, 1, b"\0").repeat(100),
             })
         },
+        must: Must::Close,
         ..HTTP2
     },
     Attack {
@@ -400,13 +402,19 @@ pub(crate) const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "requests that hold many fields",
-        piece: |n| first(n, STREAMS / 64, || many(n, 64, |n| frame(HEADERS, END_HEADERS, id(n), &referring(80)))),
+        piece: |n| {
+            first(n, STREAMS / 64, || many(n, 64, |n| frame(HEADERS, END_HEADERS, id(n), &referring(80))))
+        },
         must: Must::Hold,
         ..HTTP2
     },
     Attack {
         name: "a field block left open",
-        piece: |n| first(n, 1, || Some(frame(HEADERS, 0, 1, &[GET_TOKEN, &b"\x90".repeat(80), &ballast(10 * 1024)].concat()))),
+        piece: |n| {
+            first(n, 1, || {
+                Some(frame(HEADERS, 0, 1, &[GET_TOKEN, &b"\x90".repeat(80), &ballast(10 * 1024)].concat()))
+            })
+        },
         must: Must::Hold,
         ..HTTP2
     },
@@ -415,7 +423,9 @@ pub(crate) const ATTACKS: &[Attack] = &[
         piece: |n| {
             first(n, 60, || {
                 many(n, 1, |n| {
-                    let pinned = [GET_TOKEN, b"\x40\x01x\x01", &[b'a' + u8::try_from(n % 26).expect("small")]].concat();
+                    let pinned =
+                        [GET_TOKEN, b"\x40\x01x\x01", &[b'a' + u8::try_from(n % 26).expect("small")]]
+                            .concat();
                     [frame(0xbe, 0, 0, &[0; 16 * 1024 - 200]), call(n, &pinned, EMPTY_MESSAGE)].concat()
                 })
             })
@@ -456,7 +466,13 @@ pub(crate) const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "garbage",
-        piece: |n| Some((0..4096).map(|m: u32| (n.wrapping_mul(31) ^ m.wrapping_mul(2_654_435_761) >> 7) as u8).collect()),
+        piece: |n| {
+            Some(
+                (0..4096)
+                    .map(|m: u32| (n.wrapping_mul(31) ^ m.wrapping_mul(2_654_435_761) >> 7) as u8)
+                    .collect(),
+            )
+        },
         greeting: Greeting::None,
         must: Must::Close,
         ..HTTP2
