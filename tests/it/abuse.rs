@@ -92,45 +92,45 @@ fn no_attack_of_one_uid_is_felt_by_another_and_none_leaves_anything_behind() {
     let (host, agent) = host("");
     let mut wrong = Vec::new();
     let socket = host.path("agent.sock");
-    // Made by root, whose directory it is.
-    let _programs = host.program("bloom-agent-cli");
-    User::new(VICTIM, VICTIM, &[]).act(|| {
+    // A connection is that of who connected, whoever calls over it then.
+    let (runtime, mut client) = User::new(VICTIM, VICTIM, &[]).act(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let mut client = runtime.block_on(async { TokenServiceClient::new(connect(&socket).await) });
-        get(&runtime, &mut client);
-        let base = open(&host, &agent);
-        for (attack, uid) in ATTACKS.iter().zip(HOSTILE..) {
-            // That takes five seconds, and belongs to a test with a clock of its own.
-            if attack.must == Must::Outwait {
-                continue;
-            }
-            let groups: &[u32] = if attack.by == Standing::Holder { &[HOLDERS] } else { &[] };
-            let user = User::new(uid, uid, groups);
-            let (stop, stopped) = oneshot::channel();
-            let ended = AtomicU32::new(0);
-            std::thread::scope(|scope| {
-                scope.spawn(|| wage(&user, &socket, attack, &ended, stopped));
-                let ends = matches!(attack.must, Must::Cut | Must::Close);
-                let began = Instant::now();
-                let mut calls = 0;
-                while calls < 20 || (ends && ended.load(SeqCst) < 2) {
-                    get(&runtime, &mut client);
-                    calls += 1;
-                    assert!(began.elapsed() < HANG, "{attack:?} does not end\n{}", agent.log());
-                }
-                stop.send(()).unwrap();
-            });
-            back_at(base, &host, &agent, attack);
-            let log = agent.log();
-            let cuts =
-                log.lines().filter(|line| line.contains(&format!("uid={uid} ")) && line.contains("is cut"));
-            let told = usize::from(attack.must == Must::Cut);
-            let cuts = cuts.count();
-            if cuts != told {
-                wrong.push(format!("{attack:?} was said to be cut {cuts} times, not {told}"));
-            }
-        }
+        let client = runtime.block_on(async { TokenServiceClient::new(connect(&socket).await) });
+        (runtime, client)
     });
+    get(&runtime, &mut client);
+    let base = open(&host, &agent);
+    for (attack, uid) in ATTACKS.iter().zip(HOSTILE..) {
+        // That takes five seconds, and belongs to a test with a clock of its own.
+        if attack.must == Must::Outwait {
+            continue;
+        }
+        let groups: &[u32] = if attack.by == Standing::Holder { &[HOLDERS] } else { &[] };
+        let user = User::new(uid, uid, groups);
+        let (stop, stopped) = oneshot::channel();
+        let ended = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| wage(&user, &socket, attack, &ended, stopped));
+            let ends = matches!(attack.must, Must::Cut | Must::Close);
+            let began = Instant::now();
+            let mut calls = 0;
+            while calls < 20 || (ends && ended.load(SeqCst) < 2) {
+                get(&runtime, &mut client);
+                calls += 1;
+                assert!(began.elapsed() < HANG, "{attack:?} does not end\n{}", agent.log());
+            }
+            stop.send(()).unwrap();
+        });
+        back_at(base, &host, &agent, attack);
+        let log = agent.log();
+        let cuts =
+            log.lines().filter(|line| line.contains(&format!("uid={uid} ")) && line.contains("is cut"));
+        let told = usize::from(attack.must == Must::Cut);
+        let cuts = cuts.count();
+        if cuts != told {
+            wrong.push(format!("{attack:?} was said to be cut {cuts} times, not {told}"));
+        }
+    }
     let (status, _, log) = agent.stop();
     assert!(wrong.is_empty(), "{wrong:#?}\n{log}");
     assert!(status.success(), "{log}");

@@ -418,7 +418,9 @@ async fn every_attack_ends_as_the_table_says_and_others_are_served_meanwhile() {
                 for _ in 0..20 {
                     assert!(get(&honest, "x").await.is_ok(), "{attack:?}");
                 }
-                assert_eq!(socket.book.census().open.connections, 2, "{attack:?} is over");
+                if socket.book.census().open.connections != 2 {
+                    wrong.push(format!("{attack:?} is over"));
+                }
                 // In the middle of whatever there is.
                 strikes.shutdown().await;
             }

@@ -436,9 +436,9 @@ pub(crate) const ATTACKS: &[Attack] = &[
     Attack {
         name: "questions whose answers are never read",
         piece: |n| {
-            first(n, STREAMS / 64, || {
-                many(n, 64, |n| {
-                    // ListServices, as often as a stream's window lets it.
+            first(n, 1, || {
+                many(n, 16, |n| {
+                    // ListServices, as often as the connection's window lets it.
                     let question = b"\0\0\0\0\x02\x3a\0".repeat(500);
                     let body = frame(DATA, 0, id(n), &question);
                     [frame(HEADERS, END_HEADERS, id(n), REFLECTION), body].concat()
