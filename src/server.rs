@@ -20,6 +20,8 @@ mod timeout;
 mod turns;
 mod wire;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::wire::fuzzing;
 use std::{
     convert::Infallible,
     future::poll_fn,

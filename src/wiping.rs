@@ -37,7 +37,7 @@ pub fn held() -> i64 {
 
 /// Gives pages that are free back to the kernel: malloc(3) keeps what lies below a block that is still used, which after a
 /// crowd can be nearly all of it.
-#[expect(unsafe_code, reason = "a foreign call")]
+#[allow(unsafe_code, reason = "a foreign call")]
 pub fn trim() {
     #[cfg(target_env = "gnu")]
     // SAFETY: a number; malloc_trim(3) is MT-Safe.
