@@ -15,6 +15,7 @@ mod audit;
 mod callers;
 mod check;
 mod cli;
+mod conformance;
 mod credential;
 mod crowds;
 mod demands;

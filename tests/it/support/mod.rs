@@ -16,10 +16,16 @@ use std::{
 
 use bloom_agent::{
     clock::{Clock, Timestamp},
-    config::{Draft, Kind, SourceFile},
+    config::{Draft, Kind, Profile, SourceFile},
     credential::FindUnit,
-    daemon::{Daemon, Fatal, Parts, Signal, keep::Found, load::ReadConfig, profile::Workshop},
+    daemon::{
+        Daemon, Fatal, Parts, Signal,
+        keep::Found,
+        load::ReadConfig,
+        profile::{Blocking, Workshop},
+    },
     dev_issuer::{Control, DevIssuer, Dialect, Options},
+    http::LookUps,
     locked::LockedPages,
     log::{self, Captured, DroppedLines, LogConfig, Panics},
     metrics::Metrics,
@@ -80,6 +86,8 @@ pub(crate) struct Setting {
     pub(crate) units: MakeUnits,
     /// In the place of all secret files.
     pub(crate) secret: Option<Arc<dyn ReadSecret>>,
+    /// What knows the addresses of providers' names.
+    pub(crate) look_ups: LookUps,
     /// With it there is a socket for credentials, open to every uid.
     pub(crate) find_unit: Option<FindUnit>,
     /// Done to the issuer before the agent asks it for the first time.
@@ -102,6 +110,7 @@ impl Default for Setting {
             clock: Box::new(|time| Arc::new(time)),
             units: Box::new(Units::of_this_host),
             secret: None,
+            look_ups: LookUps::default(),
             find_unit: None,
             before: |_| (),
             notifier: Notifier::none(),
@@ -119,6 +128,12 @@ pub(crate) fn profile(name: &str, lines: &str) -> String {
         unless("scopes", "scopes = ['data-access:all']"),
         unless("client_secret.", "client_secret.file = 'SECRET_FILE'"),
     )
+}
+
+/// Whether a story has a server of its own, which its config names: on the loopback, or by a name that its resolver knows.
+fn names_a_server(profile: &Profile) -> bool {
+    let host = profile.client.endpoint.host();
+    host.ends_with(".story.example") || host == "127.0.0.1"
 }
 
 /// How an agent ends.
@@ -140,6 +155,7 @@ pub(crate) struct Agent {
     read: Arc<ReadConfig>,
     clock: Arc<dyn Clock>,
     secret: Option<Arc<dyn ReadSecret>>,
+    look_ups: LookUps,
     readers: Vec<(String, Identity, Reader)>,
     path: PathBuf,
     signals: mpsc::Sender<Signal>,
@@ -160,8 +176,19 @@ impl Agent {
     }
 
     pub(crate) async fn start_with(setting: Setting) -> Self {
-        let Setting { limits, tokens, issuer, clock, units, secret, find_unit, before, notifier, found } =
-            setting;
+        let Setting {
+            limits,
+            tokens,
+            issuer,
+            clock,
+            units,
+            secret,
+            look_ups,
+            find_unit,
+            before,
+            notifier,
+            found,
+        } = setting;
         // In /tmp and open to all, so that another uid can reach the socket: what is tested is the wall behind it.
         let directory = tempfile::Builder::new()
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
@@ -189,7 +216,7 @@ impl Agent {
             let text = text.lock().unwrap().clone();
             let source = SourceFile { name: "config.toml".into(), text, kind: Kind::Main };
             Draft::read("config.toml", &[source]).with(|config| {
-                for profile in config.tokens.values_mut() {
+                for profile in config.tokens.values_mut().filter(|profile| !names_a_server(profile)) {
                     // No text can name it.
                     profile.client.endpoint = Endpoint::loopback(address, dialect.token_path()).unwrap();
                 }
@@ -204,6 +231,7 @@ impl Agent {
             config,
             read: Arc::new(read),
             secret,
+            look_ups,
             readers: Vec::new(),
             path,
             signals: mpsc::channel(1).0,
@@ -248,7 +276,7 @@ impl Agent {
                 clock: Arc::clone(&self.clock),
                 metrics: Arc::clone(&metrics),
                 floor: FLOOR,
-                blocking: bloom_agent::daemon::profile::Blocking::default(),
+                blocking: Blocking::with_look_ups(self.look_ups.clone()),
             }),
             log: None,
             units: (self.units)(Arc::new(self.time.clone()), Arc::clone(&metrics)),
