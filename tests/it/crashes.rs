@@ -34,13 +34,15 @@ async fn killed_wherever_it_waits_the_next_one_serves_and_the_provider_hardly_no
             agent.time.advance(std::time::Duration::from_secs(3_100));
         }),
         ("a step of the wall clock", |agent| {
+            // Past the floor between two fetches.
+            agent.time.advance(std::time::Duration::from_secs(60));
             let wall = bloom_agent::clock::Clock::now(&agent.time).wall;
             agent.time.set_wall(wall + std::time::Duration::from_secs(7_200));
         }),
     ];
     for (what, begin) in begins {
         let (mut sent, mut unsent) = (0, 0);
-        for turns in (0..TURNS).step_by(3) {
+        for turns in (0..TURNS).step_by(6) {
             let mut agent = Agent::start().await;
             let given = Given::default();
             let client = agent.client().await;
@@ -73,7 +75,7 @@ async fn killed_wherever_it_waits_the_next_one_serves_and_the_provider_hardly_no
 
 #[tokio::test]
 async fn killed_at_any_moment_of_its_start_or_of_a_reload_it_leaves_nothing_in_the_way() {
-    for turns in (0..TURNS).step_by(6) {
+    for turns in (0..TURNS).step_by(12) {
         let mut agent = Agent::start_with(Setting {
             before: |issuer| issuer.push_fault(Fault::none().held()),
             ..Setting::default()

@@ -7,10 +7,7 @@ use std::{
     os::unix::{fs::FileTypeExt as _, net::UnixListener},
     path::{Path, PathBuf},
     process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -271,18 +268,22 @@ fn stopped_and_continued_it_answers_all_who_called_meanwhile() {
 
 #[test]
 fn without_a_descriptor_left_it_serves_who_is_there_and_recovers() {
-    let host = one_profile();
-    let command = behind(&host, &["prlimit", "--nofile=64:64", "--"]);
-    let story = Story::begin(host, command);
+    let story = Story::usual();
+    // A limit that is known at the start bounds the connections; this one comes later, as when a host runs out of files.
+    let limit = |most: &str| {
+        let mut command = Command::new("prlimit");
+        let pid = story.agent.pid().to_string();
+        assert!(command.args(["--pid", &pid, &format!("--nofile={most}:")]).status().unwrap().success());
+    };
+    let connect = || std::os::unix::net::UnixStream::connect(story.socket()).unwrap();
     story.act(async {
         let early = story.client().await;
         let token = story.get(&early).await;
+        // Two more connections, and no file beside them.
+        limit(&(Footprint::of(story.agent.pid()).descriptors + 2).to_string());
         let mut crowd = Vec::new();
-        // Each says what HTTP/2 begins with: nobody is closed for saying nothing.
         while !story.agent.log().contains("refused for lack of descriptors") {
-            if let Ok(stream) = std::os::unix::net::UnixStream::connect(story.socket()) {
-                crowd.extend(Client::try_over(stream).await);
-            }
+            crowd.extend(Client::try_over(connect()).await);
             early.check("").await.unwrap();
         }
         for _ in 0..20 {
@@ -293,10 +294,9 @@ fn without_a_descriptor_left_it_serves_who_is_there_and_recovers() {
         assert_eq!(failed.code(), Code::Unavailable, "{failed:?}");
         assert_eq!(story.get(&early).await, token);
         drop(crowd);
+        limit("1024");
         while !story.agent.log().contains("connections are accepted again") {
-            if let Some(client) =
-                Client::try_over(std::os::unix::net::UnixStream::connect(story.socket()).unwrap()).await
-            {
+            if let Some(client) = Client::try_over(connect()).await {
                 // It may be closed unread while the last of the crowd goes.
                 let _closed = client.get(BLOOM).await;
             }
@@ -304,6 +304,7 @@ fn without_a_descriptor_left_it_serves_who_is_there_and_recovers() {
     });
     let log = story.agent.log();
     assert_eq!(log.matches("refused for lack of descriptors").count(), 1, "once, not for each: {log}");
+    // The attempt that had no descriptor is made again by itself.
     story.all_is_well(1);
 }
 
@@ -343,6 +344,23 @@ fn without_a_thread_left_it_serves_refreshes_and_reloads_with_those_that_it_has(
         }
     });
     story.all_is_well(5);
+}
+
+#[test]
+fn without_a_thread_for_what_blocks_it_does_not_start_and_says_so() {
+    if !is_root("a limit on another user's threads") {
+        return;
+    }
+    let host = Host::new(SECRET);
+    host.config(&(host.plain_agent_table("") + &host.profile(BLOOM, "")));
+    host.give(".", 4_322);
+    let ids = ["setpriv", "--reuid=4322", "--regid=4322", "--clear-groups", "--"];
+    // One thread for all that serves, and the log's.
+    let limited = [&ids[..], &["prlimit", "--nproc=2:2", "--"]].concat();
+    let refused = behind(&host, &limited).output().unwrap();
+    assert_eq!(refused.status.code(), Some(71), "{}", shown(&refused));
+    assert!(messages(&refused).contains("no thread for what blocks"), "{}", shown(&refused));
+    assert!(messages(&refused).contains("raise the limit"), "{}", shown(&refused));
 }
 
 #[test]
