@@ -99,12 +99,14 @@ async fn a_wall_clock_that_is_set_takes_no_token_away_and_costs_one_request_at_m
         // While the provider is away the step is of no use, and does no harm either.
         agent.issuer.set_outage(Outage::Refuse);
         agent.time.set_wall(WallTime::from_unix_millis(wall));
+        let is_asked = requests > 1;
+        if is_asked {
+            agent.attempts_until(BLOOM, |attempts| attempts.consecutive_failures == 1).await;
+        }
         let_all_run().await;
         assert_eq!(client.get(BLOOM).await.unwrap(), old, "{what}");
         agent.issuer.set_outage(Outage::Up);
-        let is_asked = requests > 1;
         if is_asked {
-            agent.attempts_until(BLOOM, |attempts| attempts.settled > 1).await;
             agent.pass_an_attempt(BLOOM).await;
         }
         let_all_run().await;

@@ -68,11 +68,10 @@ fn successor(host: &Host, notify: &Path, name: &str, kept: &OwnedFd, offset: i64
     command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", name).env("NOTIFY_SOCKET", notify);
     let kept = kept.try_clone().unwrap();
     let pass = move || {
-        // SAFETY: two system calls on numbers; what was number 3 in the child is needed by nobody there.
-        let passed = unsafe { libc::dup2(kept.as_raw_fd(), 3) };
-        // Where it is number 3 already, dup2(2) leaves its flag.
-        let open = unsafe { libc::fcntl(3, libc::F_SETFD, 0) };
-        if passed == 3 && open == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        // SAFETY: two system calls on numbers; what was number 3 in the child is needed by nobody there. Where it is number
+        // 3 already, dup2(2) leaves its flag.
+        let answers = unsafe { [libc::dup2(kept.as_raw_fd(), 3), libc::fcntl(3, libc::F_SETFD, 0)] };
+        if answers == [3, 0] { Ok(()) } else { Err(std::io::Error::last_os_error()) }
     };
     // SAFETY: `pass` makes system calls only.
     unsafe { command.pre_exec(pass) };
