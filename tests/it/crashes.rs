@@ -54,9 +54,9 @@ async fn killed_wherever_it_waits_the_next_one_serves_and_the_provider_hardly_no
             agent.end(End::Crash).await;
             assert!(client.get(BLOOM).await.is_err(), "{what}, {turns}: nobody is there");
             if agent.issuer.request_count() > 1 {
-                sent += 1
+                sent += 1;
             } else {
-                unsent += 1
+                unsent += 1;
             }
             agent.begin(Notifier::none(), Found::default()).await;
             let token = a_token(&agent).await;
