@@ -59,6 +59,9 @@ pub trait Control: Send + Sync {
 
     /// What the agent must do without on this host, in words.
     fn degraded(&self) -> Vec<String>;
+
+    /// What the agent has taken from its own process, in words; empty where nothing was asked for.
+    fn confinement(&self) -> String;
 }
 
 /// What a reload changed.

@@ -40,3 +40,4 @@ mod uids;
 mod units;
 mod verbs;
 mod waiting;
+mod wall;
