@@ -8,6 +8,8 @@
 
 pub mod consumer;
 pub mod directory;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod selector;
 pub mod unit;
 

@@ -13,6 +13,8 @@ mod credential;
 mod draft;
 pub mod duration;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod key;
 mod lookup;
 mod oauth;

@@ -7,7 +7,7 @@
 //! # Layers: an arrow may only point down
 //!
 //! ```text
-//! L4 faces  client · cli · arguments · exit · bin/bloom-agent · bin/bloom-agent-cli
+//! L4 faces  client · cli · arguments · exit · bin/bloom-agent · bin/bloom-agent-cli (· fuzzing, of no program)
 //! L3 life   daemon (composes, reloads, shuts down) · server (accept loop, limits, drain) · service (gRPC handlers)
 //!           credential (tokens as systemd credentials)
 //!           rotator (the task of one token) · obtain (source → oauth2 → http) · store (Publisher / Reader)
@@ -55,6 +55,9 @@ pub mod dev_issuer;
 pub mod exit;
 pub mod failure;
 pub mod files;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hardening;
 pub mod http;
 pub mod limits;

@@ -10,6 +10,8 @@
 //! - The audit ([`crate::audit`]) passes at every level: verbosity is not a reason to forget who got what.
 
 pub mod entry;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod journal;
 pub mod line;
 pub mod queue;

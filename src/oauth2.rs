@@ -8,6 +8,8 @@ mod deviation;
 mod encode;
 mod endpoint;
 mod expires_in;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod json;
 mod parameter;
 mod refusal;

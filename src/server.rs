@@ -17,6 +17,8 @@ mod limits;
 mod timeout;
 mod wire;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::wire::fuzzing;
 use std::{
     convert::Infallible,
     io,

@@ -9,6 +9,8 @@
 
 mod bytes;
 mod digest;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 mod tests;
 

@@ -13,6 +13,8 @@
 
 mod bus;
 mod cgroup;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod origin;
 mod path;
 mod quota;

@@ -200,7 +200,7 @@ pub(super) fn cut(value: &str, bytes: usize) -> std::borrow::Cow<'_, str> {
 /// Controls (C0, DEL, C1), the separators of Unicode, and whatever changes the direction or hides.
 pub(super) fn is_unsafe(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 pub(super) fn escape_text(text: &str, out: &mut String) {
@@ -250,6 +250,8 @@ mod tests {
             ("\u{1b}[1m", "\\u{1b}[1m", "\\u{1b}[1m", "\"\\u001b[1m\""),
             ("\0\u{7f}\u{9b}", "\\u{0}\\u{7f}\\u{9b}", "\\u{0}\\u{7f}\\u{9b}", "\"\\u0000\\u007f\\u009b\""),
             ("\u{2028}\u{202e}", "\\u{2028}\\u{202e}", "\\u{2028}\\u{202e}", "\"\\u2028\\u202e\""),
+            // The one Bidi_Control of Unicode that is not among its general punctuation.
+            ("\u{61c}", "\\u{61c}", "\\u{61c}", "\"\\u061c\""),
             ("q\"\\", "q\"\\", "q\\\"\\\\", "\"q\\\"\\\\\""),
         ];
         for (input, text, quoted, json) in cases {

@@ -3,6 +3,8 @@
 
 mod fields;
 mod frames;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod meter;
 #[cfg(test)]
 mod tests;

@@ -41,7 +41,7 @@ impl Manager {
         let pass = move || {
             // SAFETY: two system calls on numbers; what was number 3 in the child is needed by nobody there.
             let passed = unsafe { libc::dup2(descriptor.as_raw_fd(), 3) };
-            // Where it is number 3 already, dup2(2) leaves its flag.
+            // SAFETY: as above, on one number. Where it was number 3 already, dup2(2) has left its flag.
             let kept = unsafe { libc::fcntl(3, libc::F_SETFD, 0) };
             if passed == 3 && kept == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
         };

@@ -33,7 +33,7 @@ const LAYERS: [(u8, &[&str]); 5] = [
         ],
     ),
     (3, &["daemon", "server", "service", "credential", "rotator", "obtain", "store"]),
-    (4, &["client", "cli", "arguments", "exit"]),
+    (4, &["client", "cli", "arguments", "exit", "fuzzing"]),
 ];
 
 /// The part that talks to strangers cannot name the part that holds secrets.
@@ -75,7 +75,10 @@ fn collect(root: &Path, dir: &Path, found: &mut Vec<Source>) {
             let relative = path.strip_prefix(root).unwrap();
             let first = relative.components().next().unwrap().as_os_str().to_str().unwrap();
             let module = first.strip_suffix(".rs").unwrap_or(first).to_owned();
-            let is_test = relative.file_stem().is_some_and(|stem| stem == "tests" || stem == "simulation");
+            let is_test = first == "fuzzing"
+                || relative.file_stem().is_some_and(|stem| {
+                    ["tests", "simulation", "fuzzing"].into_iter().any(|name| stem == name)
+                });
             if !is_test {
                 found.push(Source { module, code: shipped(&fs::read_to_string(&path).unwrap()), path });
             }

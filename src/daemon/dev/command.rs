@@ -60,7 +60,7 @@ pub(super) async fn run(options: &Options, socket: &Path, ending: &mut Ending) -
     command.args(arguments).env("BLOOM_AGENT_SOCK", socket).kill_on_drop(true);
     // SAFETY: `restore` makes system calls and nothing else, which is all that is allowed between fork and exec
     // (signal-safety(7)).
-    #[allow(unsafe_code)]
+    #[allow(unsafe_code, reason = "pre_exec")]
     unsafe {
         command.pre_exec(move || before.restore());
     }
