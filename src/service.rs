@@ -61,7 +61,9 @@ pub trait Control: Send + Sync {
     fn degraded(&self) -> Vec<String>;
 
     /// What the agent has taken from its own process, in words; empty where nothing was asked for.
-    fn confinement(&self) -> String;
+    fn confinement(&self) -> String {
+        String::new()
+    }
 }
 
 /// What a reload changed.

@@ -49,9 +49,6 @@ impl Control for Nobody {
     fn degraded(&self) -> Vec<String> {
         Vec::new()
     }
-    fn confinement(&self) -> String {
-        String::new()
-    }
 }
 
 pub(crate) fn bloom() -> ProfileName {

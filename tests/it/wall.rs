@@ -108,7 +108,7 @@ fn it_stands_before_there_is_a_second_thread_and_after_the_socket() {
         let at = trace.lines().position(|line| line.contains(call));
         at.unwrap_or_else(|| panic!("no {call} in {trace}"))
     };
-    let (bind, files, calls) = (first("bind("), first("landlock_restrict_self("), first("seccomp("));
+    let (bind, files, calls) = (first("agent.sock\"}"), first("landlock_restrict_self("), first("seccomp("));
     // clone3(2) is denied by then, so that flags are seen; the C library falls back.
     let thread = first("clone3(").min(first("clone("));
     assert!(bind < files && files < calls && calls < thread, "{trace}");

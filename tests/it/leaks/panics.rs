@@ -46,9 +46,6 @@ impl Control for Panicking {
     fn degraded(&self) -> Vec<String> {
         panic!("the token is {}", self.0)
     }
-    fn confinement(&self) -> String {
-        String::new()
-    }
 }
 
 /// A clock with a bug, from the time on at which it is told of it.
