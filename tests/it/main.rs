@@ -44,6 +44,7 @@ mod secret_files;
 mod secrets;
 mod serving;
 mod shutdown;
+#[path = "../simulation/mod.rs"]
 mod simulation;
 mod stored;
 mod supply;
@@ -55,4 +56,4 @@ mod units;
 mod unsafe_code;
 mod verbs;
 mod waiting;
-#[path = "../simulation/mod.rs"]
+mod wall;

@@ -300,6 +300,7 @@ impl Agent {
             metrics,
             own_uid: geteuid().as_raw(),
             degraded: Vec::new(),
+            confinement: String::new(),
             notifier,
             watchdog: None,
             found,
