@@ -24,7 +24,11 @@ mod profile;
 mod provider;
 mod report;
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 pub use agent::{
     AgentConfig, DEFAULT_SOCKET, DEFAULT_SOCKET_GROUP, DEFAULT_SOCKET_MODE, DEFAULT_UNIT_SLICE, LogConfig,
@@ -42,7 +46,7 @@ use self::{
     file::{File, Spot, Table},
     report::Report,
 };
-use crate::{limits::Limits, token::ProfileName};
+use crate::{limits::Limits, oauth2::ProxyUrl, token::ProfileName};
 
 const ROOT_KEYS: &[&str] = &["agent", "limits", "log", "tokens"];
 
@@ -143,6 +147,15 @@ impl Config {
                 None => return Place { file: self.main.clone(), line: None, column: None },
             }
         }
+    }
+
+    /// The TCP ports by which the token endpoints and the proxies are reached.
+    pub fn ports(&self) -> BTreeSet<u16> {
+        let of_profile = |profile: &Profile| {
+            let proxy = profile.proxy.as_ref().map(ProxyUrl::port);
+            std::iter::once(profile.client.endpoint.port()).chain(proxy)
+        };
+        self.tokens.values().flat_map(of_profile).collect()
     }
 
     /// A problem with a key of this config that only somebody else could find: a file that cannot be read.

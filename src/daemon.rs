@@ -77,6 +77,8 @@ pub struct Parts {
     pub own_uid: u32,
     /// What this host does not give, in words.
     pub degraded: Vec<String>,
+    /// What the process has taken from itself, in words; empty where nothing was asked for.
+    pub confinement: String,
     /// The way to the service manager.
     pub notifier: Notifier,
     /// How long it waits for a sign of life, where it does.
@@ -192,6 +194,7 @@ impl Daemon {
             units,
             own_uid,
             degraded,
+            confinement,
             notifier,
             watchdog,
             found,
@@ -226,6 +229,7 @@ impl Daemon {
             time.clone(),
             Arc::clone(&denied),
             Box::new(degraded),
+            confinement,
         );
         let book = server::Book::new(config.limits);
         let agent = Arc::new(Agent {

@@ -1,7 +1,7 @@
 //! What must be true of whatever a stranger sends: a property of bytes for each way in.
 //!
 //! Compiled for tests and for cargo-fuzz (`--cfg fuzzing`), never into the programs. A property panics where it does not
-//! hold. `fuzz/` has one target for each and the corpora; [`tests`] replays those with the stable compiler, so that what
+//! hold. `fuzz/` has one target for each and the corpora; the tests below replay those with the stable compiler, so that what
 //! was found once is found again by everybody. A target is one line there and one in [`TARGETS`].
 //!
 //! The properties stand beside the code they are about, in files of this name: they see what is private there. What they

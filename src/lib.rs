@@ -11,8 +11,8 @@
 //! L3 life   daemon (composes, reloads, shuts down) · server (accept loop, limits, drain) · service (gRPC handlers)
 //!           credential (tokens as systemd credentials)
 //!           rotator (the task of one token) · obtain (source → oauth2 → http) · store (Publisher / Reader)
-//! L2 edges  http · source · files · names · peer · units · timer · locked · sealed · hardening · wiping · log · audit ·
-//!           metrics ·
+//! L2 edges  http · source · files · names · peer · units · timer · locked · sealed · hardening · wall · wiping · log ·
+//!           audit · metrics ·
 //!           systemd (what the manager hands over and is told) · dev_issuer
 //! L1 rules  oauth2 · refresh · access · limits · config · stored
 //! L0 words  secret · token · failure · clock · pb (generated)
@@ -82,6 +82,7 @@ pub mod systemd;
 pub mod timer;
 pub mod token;
 pub mod units;
+pub mod wall;
 pub mod wiping;
 
 /// The README's Rust compiles.

@@ -59,6 +59,11 @@ pub trait Control: Send + Sync {
 
     /// What the agent must do without on this host, in words.
     fn degraded(&self) -> Vec<String>;
+
+    /// What the agent has taken from its own process, in words; empty where nothing was asked for.
+    fn confinement(&self) -> String {
+        String::new()
+    }
 }
 
 /// What a reload changed.

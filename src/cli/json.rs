@@ -142,6 +142,7 @@ pub(super) struct Status<'a> {
     degraded: &'a [String],
     pid: i32,
     unit_lookup: &'a str,
+    confinement: &'a str,
 }
 
 impl<'a> Status<'a> {
@@ -157,6 +158,7 @@ impl<'a> Status<'a> {
             degraded: &status.degraded,
             pid: status.pid,
             unit_lookup: &status.unit_lookup,
+            confinement: &status.confinement,
         }
     }
 }

@@ -39,6 +39,9 @@ pub(super) fn status(status: &pb::GetStatusResponse, now: WallTime) -> String {
     if !status.unit_lookup.is_empty() {
         lines.push(format!("units       {}", printable(&status.unit_lookup)));
     }
+    if !status.confinement.is_empty() {
+        lines.push(format!("confined    {}", printable(&status.confinement)));
+    }
     lines.extend(status.degraded.iter().map(|what| format!("degraded    {}", printable(what))));
     lines.push(String::new());
     let head =
@@ -226,6 +229,7 @@ p\\u{1b}  unavailable  -                             now                        
             degraded: vec!["memory is not locked".to_owned()],
             pid: 812,
             unit_lookup: "bus-pidfd".to_owned(),
+            confinement: "Landlock ABI 7, TCP to 53 443; seccomp".to_owned(),
         };
         let text = status(&answer, NOW);
         for part in [
@@ -233,6 +237,7 @@ p\\u{1b}  unavailable  -                             now                        
             "started     3h 12m ago (2026-11-22T10:53:00Z)",
             "serving     4 connections, 2 watches",
             "units       bus-pidfd",
+            "confined    Landlock ABI 7, TCP to 53 443; seccomp",
             "degraded    memory is not locked",
             "in 1m (2026-11-22T14:06:00Z) assumed",
             "2s ago (2026-11-22T14:04:58Z): 503 from the provider",

@@ -3,13 +3,18 @@
 //! One fault hides no other: whoever finds more (a name that nobody has, a file that cannot be read) adds it here, and
 //! only [`Draft::finish`] makes a config, if nothing was found at all.
 
-use std::{borrow::Cow, collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use super::{
     AgentConfig, Config, Kind, LogConfig, Place, Problem, Problems, Profile, SecretSpec, SourceFile,
     file::File, report::Report,
 };
-use crate::{access::Selector, limits::Limits, token::ProfileName};
+use crate::{access::Selector, limits::Limits, oauth2::ProxyUrl, token::ProfileName};
 
 /// Something that is written in the config and is judged by what this host has.
 #[derive(Clone, Debug)]
@@ -217,5 +222,26 @@ impl Draft {
         for path in changed {
             self.fault(self.problem(&path, "has changed, which a reload cannot do", "restart for that"));
         }
+    }
+    /// Adds what a reload cannot change under an agent that has closed itself to every other TCP port than `open` ones.
+    pub fn judge_ports(&mut self, open: &BTreeSet<u16>) {
+        let closed: Vec<Problem> = self
+            .config
+            .tokens
+            .iter()
+            .flat_map(|(name, profile)| {
+                let ports = [
+                    ("token_url", Some(profile.client.endpoint.port())),
+                    ("proxy", profile.proxy.as_ref().map(ProxyUrl::port)),
+                ];
+                ports.map(|(key, port)| (name, key, port))
+            })
+            .filter(|(_, _, port)| port.is_some_and(|port| !open.contains(&port)))
+            .map(|(name, key, _)| {
+                let wrong = "has a port that the agent closed itself to when it started";
+                self.problem_of_profile(name, key, wrong, "restart for that")
+            })
+            .collect();
+        closed.into_iter().for_each(|problem| self.fault(problem));
     }
 }

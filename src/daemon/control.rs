@@ -42,6 +42,7 @@ pub struct Control {
     last: Mutex<LastLookUp>,
     denied: Arc<Notify>,
     degraded: Box<dyn Fn() -> Vec<String> + Send + Sync>,
+    confinement: String,
 }
 
 /// The look-up that was asked for last.
@@ -60,8 +61,9 @@ impl Control {
         clock: Arc<dyn Clock>,
         denied: Arc<Notify>,
         degraded: Box<dyn Fn() -> Vec<String> + Send + Sync>,
+        confinement: String,
     ) -> Self {
-        Self { asked, clock, look_ups, last: Mutex::default(), denied, degraded }
+        Self { asked, clock, look_ups, last: Mutex::default(), denied, degraded, confinement }
     }
 
     /// The number of the look-up to wait for; asks for one if it is due.
@@ -100,6 +102,10 @@ impl service::Control for Control {
     fn degraded(&self) -> Vec<String> {
         (self.degraded)()
     }
+
+    fn confinement(&self) -> String {
+        self.confinement.clone()
+    }
 }
 
 #[cfg(test)]
@@ -120,7 +126,8 @@ mod tests {
         let clock = Arc::new(SetClock(Mutex::new(Timestamp::default())));
         let (asked, mut requests) = mpsc::channel(1);
         let (done, look_ups) = watch::channel(0);
-        let control = Control::new(asked, look_ups, clock.clone(), Arc::default(), Box::new(Vec::new));
+        let control =
+            Control::new(asked, look_ups, clock.clone(), Arc::default(), Box::new(Vec::new), String::new());
         let steps = [
             // Milliseconds since the start, look-ups done by then, the one that a refused caller waits for.
             (0, 0, 1),

@@ -151,6 +151,7 @@ async fn serve(
         metrics,
         own_uid: geteuid().as_raw(),
         degraded: Vec::new(),
+        confinement: String::new(),
         notifier: Notifier::none(),
         watchdog: None,
         found: keep::Found::default(),

@@ -5,6 +5,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use nix::unistd::{Uid, geteuid};
@@ -20,22 +21,26 @@ use super::{
 };
 use crate::{
     clock::SystemClock,
-    config::{self, AgentConfig, UnknownNames},
+    config::{self, AgentConfig, Config, UnknownNames},
     hardening::{self, Degraded},
     http,
     locked::LockedPages,
     log,
     metrics::Metrics,
     names, refresh,
-    server::{self, BindFault},
+    server::{self, BindFault, Place},
     source,
-    systemd::{ActivationFault, Manager},
+    systemd::{ActivationFault, Manager, Notifier},
     timer::KernelTime,
     units::Units,
+    wall::{self, AbstractSockets, Gates, Wall},
 };
 
 /// Where the config is when nobody says.
 pub const DEFAULT_CONFIG: &str = "/etc/bloom-agent/config.toml";
+
+/// The port of token endpoints that name none.
+const HTTPS: u16 = 443;
 
 /// Threads for what blocks and cannot be called back: [`source::READINGS`] for secret files, [`http::LOOK_UPS`] for the
 /// providers' names, and some for what is done one at a time: NSS, the reading of a config, a walk of the cgroups. So none of them waits for
@@ -103,6 +108,16 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
         Fatal::Config(faults)
     })?;
     let group = group?;
+    let (listener_of_ours, place) = match passed.listener {
+        Some(listener) => (listener, None),
+        None => {
+            let (path, mode) = (&config.agent.socket, config.agent.socket_mode);
+            let bound = server::bind(server::Address { path, mode, group })?;
+            (bound.listener, Some(bound.place))
+        }
+    };
+    // As soon as the last file is made, and the ports are known; while there is one thread, which all others come from.
+    let wall = wall::raise(gates(&config, place.as_ref(), &notifier));
     let log = log::init(load::log_config(&config.log), Arc::new(SystemClock), log::stderr())
         .map_err(|why| RunFault::System { what: "no log", why: io::Error::other(why) })?;
     let log = Arc::new(log);
@@ -122,29 +137,29 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
             "the service manager passed a descriptor that the agent does not know; it is closed"
         );
     }
-    let (listener_of_ours, place) = match passed.listener {
-        Some(listener) => (listener, None),
-        None => {
-            let (path, mode) = (&config.agent.socket, config.agent.socket_mode);
-            let bound = server::bind(server::Address { path, mode, group })?;
-            (bound.listener, Some(bound.place))
-        }
-    };
     for missing in &degraded {
         metrics.degrade(missing.protection.as_str());
         tracing::warn!("{missing}");
     }
+    let lacking = tell_of(&wall, &metrics);
     let address = listener_of_ours.local_addr().ok();
     let socket = address.as_ref().and_then(|address| address.as_pathname()).unwrap_or(&config.agent.socket);
     let socket = socket.to_owned();
     let found = keep::Found::on_this_host(passed.stored);
     let path = PathBuf::from(path);
-    let degraded = degraded.iter().map(ToString::to_string).collect();
+    let degraded = degraded.iter().map(ToString::to_string).chain(lacking).collect();
+    let confinement = wall.to_string();
     // What the socket was bound by is what is put in force first; a reload reads anew.
     let first = Mutex::new(Some(first));
     let read = move || {
         let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
-        first.unwrap_or_else(|| load::from_files(&path))
+        first.unwrap_or_else(|| {
+            let mut draft = load::from_files(&path);
+            if let Some(open) = wall.ports() {
+                draft.judge_ports(open);
+            }
+            draft
+        })
     };
     let ended = to_its_end(runtime()?, async move {
         let (time, wall_steps) =
@@ -176,6 +191,7 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
             metrics,
             own_uid: geteuid().as_raw(),
             degraded,
+            confinement,
             notifier,
             watchdog,
             found,
@@ -213,11 +229,47 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
     ended
 }
 
+/// What the agent needs to do from now on that the wall would deny.
+fn gates<'a>(config: &Config, place: Option<&'a Place>, notifier: &Notifier) -> Gates<'a> {
+    let mut ports = config.ports();
+    if config.tokens.is_empty() {
+        // As a package leaves it. The first profile comes by a reload, and nearly all of them are asked there.
+        ports.insert(HTTPS);
+    }
+    let abstract_sockets =
+        if notifier.is_abstract() { AbstractSockets::Needed } else { AbstractSockets::Closed };
+    Gates { ports, removes_in: place.map(Place::directory), abstract_sockets }
+}
+
+/// Tells once how far the process has confined itself; what is missing is also a gauge, and returned in words.
+fn tell_of(wall: &Wall, metrics: &Metrics) -> Vec<String> {
+    let missing = wall.missing();
+    if missing.is_empty() {
+        tracing::info!(confinement = %wall, "the process has confined itself");
+        return Vec::new();
+    }
+    let (parts, words): (Vec<_>, Vec<_>) = missing.into_iter().map(|it| (it.part, it.meaning)).unzip();
+    parts.into_iter().for_each(|part| metrics.degrade(part));
+    tracing::warn!(confinement = %wall, missing = words.join("; "), "the process has confined itself as far as the host lets it");
+    words
+}
+
 /// One thread for all that serves: with two cores or fewer a second one gains nothing, and nothing here computes for long.
+///
+/// Threads for what blocks stay once they are there: where the host gives no other (TasksMax=, RLIMIT_NPROC), what blocks
+/// waits for one of these. Without any, tokio panics.
 pub(super) fn runtime() -> Result<Runtime, RunFault> {
+    let none = |why| RunFault::System { what: "no thread for what blocks", why };
+    // Of this one nothing is left but the knowledge that there can be one.
+    std::thread::Builder::new()
+        .spawn(|| ())
+        .map_err(none)?
+        .join()
+        .map_err(|_| none(io::ErrorKind::Other.into()))?;
     Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(Duration::MAX)
         .build()
         .map_err(|why| RunFault::System { what: "no event loop", why })
 }

@@ -204,7 +204,7 @@ fn reflected(body: &[u8]) -> Vec<u8> {
         match rest {
             [b'{', digit @ b'0'..=b'4', b'}', after @ ..] => {
                 let escaped = serde_json::to_string(&forms()[usize::from(digit - b'0')]).unwrap();
-                out.extend_from_slice(escaped[1..escaped.len() - 1].as_bytes());
+                out.extend_from_slice(&escaped.as_bytes()[1..escaped.len() - 1]);
                 rest = after;
             }
             _ => {

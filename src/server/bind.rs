@@ -11,7 +11,7 @@ use std::{
     ffi::{OsStr, OsString},
     io,
     os::{
-        fd::{AsRawFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
         unix::{ffi::OsStrExt as _, net::UnixListener},
     },
     path::{Path, PathBuf},
@@ -271,6 +271,11 @@ fn lock(directory: &OwnedFd, name: &OsStr, path: &Path) -> Result<Flock<OwnedFd>
 }
 
 impl Place {
+    /// The directory that the path is removed from, opened with O_PATH.
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
     fn stat(&self) -> nix::Result<FileStat> {
         fstatat(&self.directory, self.name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
     }

@@ -118,6 +118,7 @@ impl Admin {
                 None => "bus, not asked yet",
             }
             .to_owned(),
+            confinement: agent.control.confinement(),
         })
     }
 

@@ -71,6 +71,11 @@ impl Notifier {
         self.0.is_some()
     }
 
+    /// Whether the manager listens at an abstract socket, as it may where it shares no files with us.
+    pub fn is_abstract(&self) -> bool {
+        self.0.as_ref().is_some_and(|way| way.manager.as_abstract().is_some())
+    }
+
     /// Tells it all of `states` in one datagram. [`io::ErrorKind::WouldBlock`]: it does not read; nothing was told.
     pub fn tell(&self, states: &[State<'_>]) -> io::Result<()> {
         if self.0.is_none() {

@@ -23,6 +23,7 @@ const LAYERS: [(u8, &[&str]); 5] = [
             "locked",
             "sealed",
             "hardening",
+            "wall",
             "wiping",
             "log",
             "audit",

@@ -4,12 +4,12 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _},
-    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    os::unix::{fs::PermissionsExt as _, net::UnixDatagram, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{
         Arc, Mutex,
-        mpsc::{Receiver, channel},
+        mpsc::{Receiver, Sender, channel},
     },
     thread::JoinHandle,
     time::Duration,
@@ -221,6 +221,24 @@ impl Host {
         agent
     }
 
+    /// The same where there is a journal: a mount namespace of the agent's own, in which the test listens at its socket.
+    /// [`Agent::log`] has the entries, as they are sent. Needs root.
+    pub(crate) fn run_in_journal(&self) -> Agent {
+        fs::create_dir(self.path("journal")).unwrap();
+        let journal = UnixDatagram::bind(self.path("journal/socket")).unwrap();
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c"]);
+        command.arg(
+            "mount -t tmpfs none /run && mkdir -p /run/systemd/journal && \
+             mount --bind \"$0\" /run/systemd/journal && exec \"$@\"",
+        );
+        command.arg(self.path("journal")).arg(self.program("bloom-agent"));
+        command.args(["run", "--config"]).arg(self.path("config.toml"));
+        let agent = Agent::spawn_with(command, Some((journal, self.path("journal/socket"))));
+        agent.wait_for_log("serving");
+        agent
+    }
+
     /// Starts `bloom-agent run`, as the test's own user.
     pub(crate) fn start(&self) -> Agent {
         Agent::spawn(self.daemon(&["run"]))
@@ -356,15 +374,23 @@ pub(crate) struct Agent {
     lines: Mutex<Receiver<String>>,
     out: Option<JoinHandle<String>>,
     reader: Option<JoinHandle<()>>,
+    /// Who reads its journal, and the socket at which that is told to end.
+    journal: Option<(JoinHandle<()>, PathBuf)>,
 }
 
 impl Agent {
-    pub(crate) fn spawn(mut command: Command) -> Self {
+    pub(crate) fn spawn(command: Command) -> Self {
+        Self::spawn_with(command, None)
+    }
+
+    /// With the socket of its journal, and where that is.
+    fn spawn_with(mut command: Command, journal: Option<(UnixDatagram, PathBuf)>) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut child = command.spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let (sender, lines) = channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
+        let journal = journal.map(|(socket, path)| (hear(socket, &log, sender.clone()), path));
         let collected = Arc::clone(&log);
         let reader = std::thread::spawn(move || {
             for line in stderr.lines() {
@@ -380,7 +406,7 @@ impl Agent {
             stdout.read_to_end(&mut text).unwrap();
             String::from_utf8_lossy(&text).into_owned()
         });
-        Self { child, log, lines: Mutex::new(lines), out: Some(out), reader: Some(reader) }
+        Self { child, log, lines: Mutex::new(lines), out: Some(out), reader: Some(reader), journal }
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -429,8 +455,31 @@ impl Agent {
         let status = self.child.wait().unwrap();
         let out = self.out.take().unwrap().join().unwrap();
         self.reader.take().unwrap().join().unwrap();
+        if let Some((reader, path)) = self.journal.take() {
+            // After all that the agent has sent.
+            UnixDatagram::unbound().unwrap().send_to(b"", path).unwrap();
+            reader.join().unwrap();
+        }
         (status, out, self.log())
     }
+}
+
+/// Takes what comes to a journal for lines of the agent's log, until it is told to end by a datagram of no length.
+fn hear(journal: UnixDatagram, log: &Arc<Mutex<String>>, sender: Sender<String>) -> JoinHandle<()> {
+    let collected = Arc::clone(log);
+    std::thread::spawn(move || {
+        let mut bytes = vec![0; 256 * 1024];
+        loop {
+            let length = journal.recv(&mut bytes).unwrap();
+            if length == 0 {
+                return;
+            }
+            let entry = String::from_utf8_lossy(&bytes[..length]).into_owned();
+            collected.lock().unwrap().push_str(&format!("{entry}\n"));
+            // Nobody may be waiting any more.
+            let _unheard = sender.send(entry);
+        }
+    })
 }
 
 impl Drop for Agent {

@@ -5,7 +5,9 @@
 
 #![allow(clippy::print_stderr, reason = "what is skipped is said there")]
 
-mod canary;
+pub(crate) mod canary;
+mod crash;
+mod panics;
 mod process;
 mod types;
 
@@ -20,7 +22,7 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use nix::sys::signal::Signal;
 use tonic::Status;
 
-use crate::host::{CLIENT_ID, Host, shown};
+use crate::host::{CLIENT_ID, Host, is_root, shown};
 use canary::{Canary, Search};
 
 /// All that was seen of the agent from outside, but for what may hold a token.
@@ -315,7 +317,7 @@ fn a_life(dialect: Dialect, log: &str, profile: &str) {
     );
     host.config(&good);
     seen.check(&host, "a good config", 0);
-    let agent = host.run();
+    let agent = if log == "journal" { host.run_in_journal() } else { host.run() };
     let refresh = |seen: &mut Seen, name: &str, ends_well: bool| {
         let output = host.cli(&["refresh", "bloom"]);
         assert_eq!(output.status.success(), ends_well, "{name}: {}\n{}", shown(&output), agent.log());
@@ -425,7 +427,7 @@ fn a_life(dialect: Dialect, log: &str, profile: &str) {
     let (status, out, log) = agent.stop();
     assert_eq!(status.code(), Some(0), "{log}");
     seen.note("stdout of bloom-agent run", out);
-    seen.note("stderr of bloom-agent run", &log);
+    seen.note("the log of bloom-agent run", &log);
     assert!(log.contains("invalid_client"), "nothing of the provider's is in the log: {log}");
     let secrets = [secret, next, wrong, paste];
     let search = Search::new(CLIENT_ID, secrets.iter().chain(&tokens));
@@ -451,6 +453,13 @@ fn a_life_in_text_with_a_json_body() {
 #[test]
 fn a_life_in_json_with_client_secret_basic_and_a_json_body() {
     a_life(Dialect::Auth0, "json", "auth_method = \"client_secret_basic\"\nbody = \"json\"");
+}
+
+#[test]
+fn a_life_in_the_journal() {
+    if is_root("a_life_in_the_journal") {
+        a_life(Dialect::Hydra, "journal", "auth_method = \"client_secret_post\"");
+    }
 }
 
 #[test]

@@ -51,11 +51,11 @@ impl Control for Nobody {
     }
 }
 
-fn bloom() -> ProfileName {
+pub(crate) fn bloom() -> ProfileName {
     ProfileName::parse("bloom").unwrap()
 }
 
-fn idle_rotator(time: &ManualTime) -> (Rotator, Handle) {
+pub(crate) fn idle_rotator(time: &ManualTime) -> (Rotator, Handle) {
     let (publisher, _reader) = store::cell(Identity(1), time.now());
     let task = Task {
         name: bloom(),
@@ -69,7 +69,13 @@ fn idle_rotator(time: &ManualTime) -> (Rotator, Handle) {
     rotator::rotator(task, Arc::new(time.clone()), publisher, 1).unwrap()
 }
 
-fn snapshot(version: u64, now: Now, allow: &str, reader: &Reader, rotator: &Handle) -> Arc<Snapshot> {
+pub(crate) fn snapshot(
+    version: u64,
+    now: Now,
+    allow: &str,
+    reader: &Reader,
+    rotator: &Handle,
+) -> Arc<Snapshot> {
     let policy = Policy {
         root: RootAccess::Always,
         own_uid: 7,
@@ -97,7 +103,7 @@ fn snapshot(version: u64, now: Now, allow: &str, reader: &Reader, rotator: &Hand
     })
 }
 
-fn token(generation: u64, now: Now) -> Arc<Token> {
+pub(crate) fn token(generation: u64, now: Now) -> Arc<Token> {
     Arc::new(Token {
         name: bloom(),
         generation: Generation::from_u64(generation),

@@ -71,6 +71,17 @@ impl Search {
         search
     }
 
+    /// Looks for whole canaries only, so that each copy is found once: in every form, and as a part of nothing else.
+    pub(crate) fn of_wholes<'a>(canaries: impl IntoIterator<Item = &'a Canary>) -> Self {
+        let mut search = Self { needles: HashMap::new(), begins: vec![false; 1 << 16] };
+        for canary in canaries {
+            for (form, needle) in forms(canary.text.as_bytes()) {
+                search.add(needle, format!("{} ({form})", canary.name));
+            }
+        }
+        search
+    }
+
     fn add(&mut self, needle: Vec<u8>, name: String) {
         let begin = [needle[0], needle[1]];
         self.begins[usize::from(u16::from_ne_bytes(begin))] = true;

@@ -17,6 +17,13 @@ for line in $'CapEff:\t0000000000000000' $'CapPrm:\t0000000000000000' $'CapBnd:\
     has "$line" "$status"
 done
 
+# The wall that the process has raised for itself, of which the manager's own filters leave it every part.
+logged 'the process has confined itself confinement="Landlock ABI' || die 'no wall:' "$(journal)"
+status=$(bloom-agent-cli status)
+has 'confined    Landlock ABI' "$status"
+has ', TCP to 53 8443; seccomp' "$status"
+[[ $status != *degraded* ]] || die 'something is missing:' "$status"
+
 # Rotations replace what is stored. The manager's descriptors are looked at as they are, in PID 1.
 for name in bloom other bloom bloom other; do bloom-agent-cli refresh $name; done
 settled() { [[ $(property NFileDescriptorStore) == 2 ]]; }
