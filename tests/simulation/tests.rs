@@ -24,8 +24,8 @@ fn assert_met(tally: &Tally, least: u64, names: &[&str]) {
 }
 
 #[test]
-fn two_hundred_years_of_bad_weather_break_no_rule_of_the_machine() {
-    let met = met(200, " --machine", |seed| machine::a_seed(seed, 365 * DAY));
+fn a_hundred_years_of_bad_weather_break_no_rule_of_the_machine() {
+    let met = met(100, " --machine", |seed| machine::a_seed(seed, 365 * DAY));
     assert_met(&met, 100_000, &["steps"]);
     assert_met(
         &met,
@@ -65,12 +65,12 @@ fn lives_shorter_than_a_minute_and_than_the_floor_break_no_rule_of_the_machine()
 }
 
 #[test]
-fn eight_years_of_bad_weather_break_no_rule_of_the_rotator() {
-    let met = met(8, "", |seed| rotator_seed(seed, 365 * DAY));
-    assert_met(&met, 1_000, &["rotations", "failed attempts", "calls of GetToken", "demands"]);
+fn four_years_of_bad_weather_break_no_rule_of_the_rotator() {
+    let met = met(4, "", |seed| rotator_seed(seed, 365 * DAY));
+    assert_met(&met, 500, &["rotations", "failed attempts", "calls of GetToken", "demands"]);
     assert_met(
         &met,
-        20,
+        8,
         &[
             "outage",
             "outage past the expiry",
@@ -100,6 +100,7 @@ fn eight_years_of_bad_weather_break_no_rule_of_the_rotator() {
             "wall clock -1 h",
             "wall clock +10 years",
             "wall clock to 1970",
+            "wall clock +20 h again and again",
             "leap second smeared",
             "restart",
             "SIGKILL",
@@ -118,10 +119,10 @@ fn eight_years_of_bad_weather_break_no_rule_of_the_rotator() {
 
 #[test]
 fn a_seed_replays_exactly() {
-    for seed in [3, 8] {
+    for seed in [3, 11] {
         let [first, second] = [0, 1].map(|_| {
-            let run = weather::a_seed(seed, 90 * DAY, false);
-            (run.digest, run.tally, machine::a_seed(seed, 90 * DAY).unwrap())
+            let run = weather::a_seed(seed, 30 * DAY, false);
+            (run.digest, run.tally, machine::a_seed(seed, 30 * DAY).unwrap())
         });
         assert!(first == second);
     }
