@@ -24,12 +24,12 @@ fn assert_met(tally: &Tally, least: u64, names: &[&str]) {
 }
 
 #[test]
-fn a_hundred_years_of_bad_weather_break_no_rule_of_the_machine() {
-    let met = met(100, " --machine", |seed| machine::a_seed(seed, 365 * DAY));
+fn fifty_years_of_bad_weather_break_no_rule_of_the_machine() {
+    let met = met(50, " --machine", |seed| machine::a_seed(seed, 365 * DAY));
     assert_met(&met, 100_000, &["steps"]);
     assert_met(
         &met,
-        1_000,
+        500,
         &[
             "fetches",
             "rotations",
@@ -54,7 +54,7 @@ fn a_hundred_years_of_bad_weather_break_no_rule_of_the_machine() {
             "mended",
         ],
     );
-    assert_met(&met, 50, &["joined_retry", "cut"]);
+    assert_met(&met, 25, &["joined_retry", "cut"]);
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn lives_shorter_than_a_minute_and_than_the_floor_break_no_rule_of_the_machine()
 #[test]
 fn four_years_of_bad_weather_break_no_rule_of_the_rotator() {
     let met = met(4, "", |seed| rotator_seed(seed, 365 * DAY));
-    assert_met(&met, 500, &["rotations", "failed attempts", "calls of GetToken", "demands"]);
+    assert_met(&met, 300, &["rotations", "failed attempts", "calls of GetToken", "demands"]);
     assert_met(
         &met,
         8,
@@ -107,7 +107,6 @@ fn four_years_of_bad_weather_break_no_rule_of_the_rotator() {
             "reboot",
             "reload",
             "reload to another identity",
-            "lost rotators",
             "records taken over",
             "attempts for callers",
             "attempts for the operator",
