@@ -334,7 +334,7 @@ impl Book {
             Weather::Outage(bad) => Some(bad),
             Weather::BrownOut(share) => self.dice.percent(share).then(|| self.dice.pick(&BAD)),
             Weather::Random503(share) => self.dice.percent(share).then_some(Bad::Status(503)),
-            Weather::Flapping => (real.as_secs() / 7 % 2 == 0).then_some(Bad::Status(502)),
+            Weather::Flapping => (real.as_secs() / 7).is_multiple_of(2).then_some(Bad::Status(502)),
             Weather::OneAMinute => (real < self.last_granted + MINUTE).then_some(Bad::Limited),
         };
         if let Some(bad) = bad {
