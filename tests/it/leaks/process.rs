@@ -218,15 +218,15 @@ fn an_old_secret_is_nowhere_in_memory() {
     }
 }
 
-/// Between exchanges there is no secret. During one it is there twice: as it was read, and as it was encoded, both on the
-/// heap. A token is there once, in locked pages; and up to twice on the heap for each connection that it went out by, in the
-/// buffers of HTTP/2, which end with the connection.
+/// Between exchanges there is no secret. During one it is there as it was read and as it was encoded; in a header once more,
+/// as that is written to the connection. A token is there once, in locked pages; and up to twice on the heap for each
+/// connection that it went out by, in the buffers of HTTP/2, which end with the connection.
 #[test]
 fn the_copies_of_what_lives_are_counted() {
     if !is_root("the_copies_of_what_lives_are_counted") {
         return;
     }
-    for method in ["client_secret_post", "client_secret_basic"] {
+    for (method, most) in [("client_secret_post", 2), ("client_secret_basic", 3)] {
         let secret = Canary::secret("the secret");
         let host = Host::new(&secret.text);
         host.config(&(host.agent_table("") + &host.profile("bloom", &format!("auth_method = \"{method}\""))));
@@ -264,7 +264,7 @@ fn the_copies_of_what_lives_are_counted() {
         assert_eq!(left, one, "{method}: after the watcher");
         let secrets: usize =
             exchanging.iter().filter(|((name, _), _)| name.starts_with("the secret")).map(|(_, n)| n).sum();
-        assert!((1..=2).contains(&secrets), "{method}: {exchanging:#?}");
+        assert!((1..=most).contains(&secrets), "{method}: {exchanging:#?}");
     }
 }
 
