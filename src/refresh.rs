@@ -16,8 +16,6 @@ mod standing;
 mod words;
 
 #[cfg(test)]
-mod simulation;
-#[cfg(test)]
 mod tests;
 
 use std::time::Duration;

@@ -455,3 +455,42 @@ fn a_unit_is_asked_for_only_where_it_could_admit() {
     assert!(admins.names_units() && admins.hinges_on_unit("", &billing(), Verb::Admin));
     assert!(!admins.hinges_on_unit("", &billing(), Verb::Get));
 }
+
+#[test]
+fn a_profile_is_asked_for_its_own_rules_and_a_name_that_none_has_for_all() {
+    let rules = whole(&[("a", allow(&["unit:a.service"])), ("b", allow(&["uid:7"]))]);
+    let billing = peer(BILLING, 9, &[]);
+    for (profile, expected) in [("a", true), ("b", false), ("invented", true)] {
+        assert_eq!(rules.hinges_on_unit(profile, &billing, Verb::Get), expected, "{profile}");
+    }
+    assert!(rules.names_units() && !whole(&[("b", allow(&["uid:7"]))]).names_units());
+}
+
+#[test]
+fn the_rules_say_what_they_go_by() {
+    let rules = whole(&[]);
+    assert_eq!(rules.unit_slices(), [SliceName::parse("system.slice").unwrap()]);
+    assert_eq!(rules.directory(), &directory());
+}
+
+#[test]
+fn what_the_audit_and_the_log_are_told() {
+    let rules = [(Rule::Root, "root"), (Rule::Owner, "owner"), (Rule::Line("uid:7".into()), "uid:7")];
+    for (rule, expected) in rules {
+        assert_eq!((rule.as_str(), rule.to_string().as_str()), (expected, expected));
+    }
+    assert_eq!(Name::User("billing".into()).to_string(), "user \"billing\"");
+    assert_eq!(Name::Group("credit".into()).to_string(), "group \"credit\"");
+    assert_eq!(UnitName::parse("loans.service").unwrap().to_string(), "loans.service");
+    assert_eq!(format!("{:?}", Selector::parse("uid:7 & gid:8").unwrap()), "Selector(\"uid:7 & gid:8\")");
+}
+
+#[test]
+fn a_unit_counts_in_the_slices_that_were_named_and_below() {
+    let slice = |text: &str| SliceName::parse(text).unwrap();
+    let unit = UnitName::parse("loans.service").unwrap();
+    let placement = Placement { unit: unit.clone(), slice: slice("system-loans.slice") };
+    assert_eq!(placement.unit_within(&[slice("app.slice"), slice("system.slice")]), Some(&unit));
+    assert_eq!(placement.unit_within(&[slice("app.slice")]), None);
+    assert_eq!(placement.unit_within(&[]), None);
+}

@@ -59,6 +59,13 @@ pub struct Blocking {
     readings: Readings,
 }
 
+impl Blocking {
+    /// With these look-ups. Public for the tests of the whole agent.
+    pub fn with_look_ups(look_ups: LookUps) -> Self {
+        Self { look_ups, ..Self::default() }
+    }
+}
+
 /// What is wrong with a profile that only the host knows: by key, as for any fault of the config.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BuildProblem {

@@ -5,6 +5,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use nix::unistd::{Uid, geteuid};
@@ -254,10 +255,21 @@ fn tell_of(wall: &Wall, metrics: &Metrics) -> Vec<String> {
 }
 
 /// One thread for all that serves: with two cores or fewer a second one gains nothing, and nothing here computes for long.
+///
+/// Threads for what blocks stay once they are there: where the host gives no other (TasksMax=, RLIMIT_NPROC), what blocks
+/// waits for one of these. Without any, tokio panics.
 pub(super) fn runtime() -> Result<Runtime, RunFault> {
+    let none = |why| RunFault::System { what: "no thread for what blocks", why };
+    // Of this one nothing is left but the knowledge that there can be one.
+    std::thread::Builder::new()
+        .spawn(|| ())
+        .map_err(none)?
+        .join()
+        .map_err(|_| none(io::ErrorKind::Other.into()))?;
     Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(Duration::MAX)
         .build()
         .map_err(|why| RunFault::System { what: "no event loop", why })
 }

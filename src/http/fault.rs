@@ -169,7 +169,7 @@ impl NetworkFault {
             return Self::new(at, why);
         }
         match find::<hyper::Error>(error) {
-            Some(hyper) if hyper.is_parse() => Self {
+            Some(hyper) if hyper.is_parse() || is_no_http_2(hyper) => Self {
                 kind: FailureKind::ProviderError,
                 remedy: "check that token_url is the token endpoint, and that no proxy answers in its place",
                 ..Self::new(Step::Request, "the answer is not HTTP, or its head is too long")
@@ -219,6 +219,12 @@ fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a 
 /// The kind only: the text of an `io::Error` can be anybody's.
 pub(super) fn io_words(error: &io::Error) -> String {
     error.kind().to_string()
+}
+
+/// Whether it was this end that found something wrong with HTTP/2: what the other end did has another text. The library
+/// below hyper has an error type for it that hyper does not show.
+fn is_no_http_2(error: &hyper::Error) -> bool {
+    error.source().is_some_and(|error| error.to_string().contains(" error detected: "))
 }
 
 /// hyper-util's error for a CONNECT cannot be named, but its text is one of a few.

@@ -19,7 +19,8 @@ use super::fault::LookUpFault;
 pub const LOOK_UPS: usize = 4;
 
 type Found = Result<Vec<SocketAddr>, LookUpFault>;
-type Ask = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
+/// Asks a resolver for the addresses of a name. Blocking, for as long as it likes.
+pub type Ask = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 /// By name; none while nobody has answered.
 type Running = Mutex<BTreeMap<Box<str>, watch::Receiver<Option<Found>>>>;
 
@@ -34,7 +35,7 @@ pub struct LookUps {
 impl Default for LookUps {
     /// Those of the system's resolver.
     fn default() -> Self {
-        Self::asking(Arc::new(|host| Ok((host, 0).to_socket_addrs()?.collect())))
+        Self::asking(|host| Ok((host, 0).to_socket_addrs()?.collect()))
     }
 }
 
@@ -53,8 +54,10 @@ impl Drop for LookUp {
 }
 
 impl LookUps {
-    fn asking(ask: Arc<Ask>) -> Self {
-        Self { permits: Arc::new(Semaphore::new(LOOK_UPS)), running: Arc::default(), ask }
+    /// Those of another resolver, which may block; the ports of its addresses are 0. It is public for the tests of the
+    /// whole agent; the programs ask the system's.
+    pub fn asking(ask: impl Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static) -> Self {
+        Self { permits: Arc::new(Semaphore::new(LOOK_UPS)), running: Arc::default(), ask: Arc::new(ask) }
     }
 
     /// The addresses of `host`, at least one; their port is 0.
@@ -135,7 +138,7 @@ mod tests {
                 _ => Ok(vec![ADDRESS]),
             }
         };
-        (LookUps::asking(Arc::new(ask)), calls, answer)
+        (LookUps::asking(ask), calls, answer)
     }
 
     async fn is_pending(future: &mut (impl Future + Unpin)) -> bool {

@@ -1,4 +1,4 @@
-//! The rules one by one. What they are together, [`super::simulation`] holds them to.
+//! The rules one by one. What they are together, the simulation holds them to (`tests/simulation`).
 
 use super::*;
 use crate::{clock::WallTime, failure::FailureKind, token::LifeSource};

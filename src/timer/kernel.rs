@@ -64,23 +64,45 @@ pub struct WallSteps {
 impl WallSteps {
     /// Listens, and ends only when the kernel refuses to.
     pub async fn run(self) -> io::Error {
+        listen(&self.timer, &self.count).await
+    }
+}
+
+/// A timer that a step of the wall clock cancels: the kernel's, and a test's, since nobody may set the machine's clock to
+/// try the other one.
+trait Cancellable {
+    /// Arms it for a moment that never comes. ECANCELED: the clock was set since it was armed last.
+    fn arm(&self) -> nix::Result<()>;
+    /// Waits. ECANCELED: the clock was set.
+    async fn fired(&self) -> io::Result<()>;
+}
+
+impl Cancellable for Timer {
+    fn arm(&self) -> nix::Result<()> {
         // Far enough never to come; systemd uses the same value for the same end (`time_change_fd`).
         let never = TimeSpec::new(libc::time_t::MAX, 0);
-        loop {
-            let flags = TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
-            let stepped = match self.timer.set(never, flags) {
-                // A step between two calls (fs/timerfd.c, timerfd_setup); the timer is armed all the same.
-                Err(Errno::ECANCELED) => true,
-                Err(errno) => return errno.into(),
-                Ok(()) => match self.timer.fired().await {
-                    Ok(()) => false,
-                    Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => true,
-                    Err(error) => return error,
-                },
-            };
-            if stepped {
-                self.count.send_modify(|count| *count = count.wrapping_add(1));
-            }
+        self.set(never, TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET)
+    }
+
+    async fn fired(&self) -> io::Result<()> {
+        Self::fired(self).await
+    }
+}
+
+async fn listen(timer: &impl Cancellable, count: &watch::Sender<u64>) -> io::Error {
+    loop {
+        let stepped = match timer.arm() {
+            // A step between two calls (fs/timerfd.c, timerfd_setup); the timer is armed all the same.
+            Err(Errno::ECANCELED) => true,
+            Err(errno) => return errno.into(),
+            Ok(()) => match timer.fired().await {
+                Ok(()) => false,
+                Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => true,
+                Err(error) => return error,
+            },
+        };
+        if stepped {
+            count.send_modify(|count| *count = count.wrapping_add(1));
         }
     }
 }
@@ -141,6 +163,8 @@ impl Timer {
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::VecDeque, sync::Mutex};
+
     use super::*;
 
     /// What happens first matters here, not how long it takes: an alarm that never fires hangs the test.
@@ -176,8 +200,74 @@ mod tests {
         std::future::poll_fn(|cx| std::task::Poll::Ready(sleep.as_mut().poll(cx).is_pending())).await
     }
 
-    /// That a step is heard is not tried: it would set the clock of the machine that the test runs on. What a step leads to
-    /// is tried with [`crate::timer::ManualTime`].
+    /// What the kernel says of a step, in the order of a script; then it fails.
+    struct Script(Mutex<VecDeque<Said>>);
+
+    #[derive(Clone, Copy)]
+    enum Said {
+        Arm(Option<Errno>),
+        Fire(Option<Errno>),
+    }
+
+    impl Script {
+        fn next(&self) -> Said {
+            self.0.lock().unwrap().pop_front().unwrap()
+        }
+    }
+
+    impl Cancellable for Script {
+        fn arm(&self) -> nix::Result<()> {
+            match self.next() {
+                Said::Arm(errno) => errno.map_or(Ok(()), Err),
+                Said::Fire(_) => panic!("armed where it should wait"),
+            }
+        }
+
+        async fn fired(&self) -> io::Result<()> {
+            match self.next() {
+                Said::Fire(errno) => Ok(errno.map_or(Ok(()), Err)?),
+                Said::Arm(_) => panic!("waits where it should be armed"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn each_step_is_told_once_and_only_what_is_no_step_ends_the_listening() {
+        use Said::{Arm, Fire};
+        let cancelled = Some(Errno::ECANCELED);
+        let cases: [(&str, &[Said], u64, Errno); 5] = [
+            (
+                "a step while it waits",
+                &[Arm(None), Fire(cancelled), Arm(Some(Errno::EBADF))],
+                1,
+                Errno::EBADF,
+            ),
+            ("a step before it waits", &[Arm(cancelled), Arm(None), Fire(Some(Errno::EIO))], 1, Errno::EIO),
+            (
+                "several, of both kinds",
+                &[
+                    Arm(None),
+                    Fire(cancelled),
+                    Arm(cancelled),
+                    Arm(None),
+                    Fire(cancelled),
+                    Arm(Some(Errno::EBADF)),
+                ],
+                3,
+                Errno::EBADF,
+            ),
+            ("the end of time", &[Arm(None), Fire(None), Arm(Some(Errno::EINVAL))], 0, Errno::EINVAL),
+            ("a kernel that refuses", &[Arm(Some(Errno::EINVAL))], 0, Errno::EINVAL),
+        ];
+        for (what, said, steps, end) in cases {
+            let (count, told) = watch::channel(0);
+            let error = listen(&Script(Mutex::new(said.iter().copied().collect())), &count).await;
+            assert_eq!((*told.borrow(), error.raw_os_error()), (steps, Some(end as i32)), "{what}");
+        }
+    }
+
+    /// That the kernel hears of a step is not tried: it would set the clock of the machine that the test runs on. What is
+    /// made of its word is tried above, and what a step leads to with [`crate::timer::ManualTime`].
     #[tokio::test]
     async fn listening_for_steps_waits_and_says_nothing_while_there_is_none() {
         let (time, steps) = KernelTime::new().unwrap();

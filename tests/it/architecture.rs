@@ -76,9 +76,9 @@ fn collect(root: &Path, dir: &Path, found: &mut Vec<Source>) {
             let first = relative.components().next().unwrap().as_os_str().to_str().unwrap();
             let module = first.strip_suffix(".rs").unwrap_or(first).to_owned();
             let is_test = first == "fuzzing"
-                || relative.file_stem().is_some_and(|stem| {
-                    ["tests", "simulation", "fuzzing"].into_iter().any(|name| stem == name)
-                });
+                || relative
+                    .file_stem()
+                    .is_some_and(|stem| ["tests", "fuzzing"].into_iter().any(|name| stem == name));
             if !is_test {
                 found.push(Source { module, code: shipped(&fs::read_to_string(&path).unwrap()), path });
             }

@@ -5,7 +5,7 @@
 
 #![allow(clippy::print_stderr, reason = "what is skipped is said there")]
 
-mod canary;
+pub(crate) mod canary;
 mod crash;
 mod panics;
 mod process;

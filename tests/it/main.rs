@@ -7,6 +7,7 @@
     reason = "a test says so by failing, and aloud that it was skipped"
 )]
 
+mod abuse;
 mod activation;
 mod admin;
 mod architecture;
@@ -14,29 +15,42 @@ mod audit;
 mod callers;
 mod check;
 mod cli;
+mod clocks;
+mod conformance;
+mod connector;
+mod crashes;
 mod credential;
 mod crowds;
 mod demands;
 mod dev;
 mod dev_command;
 mod fake_agent;
+mod faults;
 mod figures;
 mod health;
 mod host;
+mod host_faults;
+mod invariants;
 mod leaks;
 mod lost_rotator;
+mod matrix;
 mod names;
 mod outage;
+mod peers;
 mod programs;
 mod reload;
 mod requests;
+mod secret_files;
 mod secrets;
 mod serving;
 mod shutdown;
+#[path = "../simulation/mod.rs"]
+mod simulation;
 mod stored;
 mod supply;
 mod support;
 mod swap;
+mod time_namespace;
 mod uids;
 mod units;
 mod unsafe_code;

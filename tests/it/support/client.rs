@@ -66,28 +66,36 @@ impl Client {
         Self::with_window(stream, 64 * 1024).await
     }
 
+    /// The same, if the agent is there to say hello to.
+    pub(crate) async fn try_over(stream: std::os::unix::net::UnixStream) -> Option<Self> {
+        Self::greet(stream, 64 * 1024).await.ok()
+    }
+
     /// The same with a stream window of so many bytes: what it does not read stays at the agent.
     pub(crate) async fn with_window(stream: std::os::unix::net::UnixStream, bytes: u32) -> Self {
+        Self::greet(stream, bytes).await.unwrap()
+    }
+
+    async fn greet(stream: std::os::unix::net::UnixStream, bytes: u32) -> hyper::Result<Self> {
         stream.set_nonblocking(true).unwrap();
         let stream = UnixStream::from_std(stream).unwrap();
         let (requests, connection) = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(bytes)
             .initial_connection_window_size(16 * 1024 * 1024)
             .handshake(TokioIo::new(stream))
-            .await
-            .unwrap();
+            .await?;
         let driver = owned(async move {
             // How it ended is seen by the calls on it.
             let _ended = connection.await;
         });
         let wire = Wire { requests, _connection: Arc::new(driver) };
         let origin = Uri::from_static("http://localhost");
-        Self {
+        Ok(Self {
             tokens: TokenServiceClient::with_origin(wire.clone(), origin.clone()),
             admin: AdminServiceClient::with_origin(wire.clone(), origin.clone()),
             health: HealthClient::with_origin(wire.clone(), origin),
             wire,
-        }
+        })
     }
 
     /// The connection itself, for other clients than these.

@@ -16,10 +16,16 @@ use std::{
 
 use bloom_agent::{
     clock::{Clock, Timestamp},
-    config::{Draft, Kind, SourceFile},
+    config::{Draft, Kind, Profile, SourceFile},
     credential::FindUnit,
-    daemon::{Daemon, Fatal, Parts, Signal, keep::Found, load::ReadConfig, profile::Workshop},
+    daemon::{
+        Daemon, Fatal, Parts, Signal,
+        keep::Found,
+        load::ReadConfig,
+        profile::{Blocking, Workshop},
+    },
     dev_issuer::{Control, DevIssuer, Dialect, Options},
+    http::LookUps,
     locked::LockedPages,
     log::{self, Captured, DroppedLines, LogConfig, Panics},
     metrics::Metrics,
@@ -66,6 +72,15 @@ pub(crate) async fn nobody_listens(path: &Path) {
 /// Makes what looks callers' units up.
 type MakeUnits = Box<dyn Fn(Arc<dyn Clock>, Arc<Metrics>) -> Arc<Units> + Send + Sync>;
 
+/// Which token endpoint the profiles ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Endpoints {
+    /// The issuer's, which no config can name: it is on the loopback, without TLS.
+    Issuer,
+    /// Their own.
+    AsConfigured,
+}
+
 /// What a story starts with.
 pub(crate) struct Setting {
     /// `[limits]`, `key = value` lines.
@@ -74,6 +89,10 @@ pub(crate) struct Setting {
     pub(crate) tokens: String,
     /// The issuer.
     pub(crate) issuer: Options,
+    /// Whether the profiles ask it.
+    pub(crate) endpoints: Endpoints,
+    /// Where names are looked up.
+    pub(crate) look_ups: LookUps,
     /// The clock that lives are counted on, made from the one that the story moves.
     pub(crate) clock: Box<dyn FnOnce(ManualTime) -> Arc<dyn Clock> + Send>,
     /// Where callers' units are looked up.
@@ -99,6 +118,8 @@ impl Default for Setting {
             limits: String::new(),
             tokens: profile(BLOOM, ""),
             issuer,
+            endpoints: Endpoints::Issuer,
+            look_ups: LookUps::default(),
             clock: Box::new(|time| Arc::new(time)),
             units: Box::new(Units::of_this_host),
             secret: None,
@@ -121,6 +142,12 @@ pub(crate) fn profile(name: &str, lines: &str) -> String {
     )
 }
 
+/// Whether a story has a server of its own, which its config names: on the loopback, or by a name that its resolver knows.
+fn names_a_server(profile: &Profile) -> bool {
+    let host = profile.client.endpoint.host();
+    host.ends_with(".story.example") || host == "127.0.0.1"
+}
+
 /// How an agent ends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum End {
@@ -140,6 +167,7 @@ pub(crate) struct Agent {
     read: Arc<ReadConfig>,
     clock: Arc<dyn Clock>,
     secret: Option<Arc<dyn ReadSecret>>,
+    look_ups: LookUps,
     readers: Vec<(String, Identity, Reader)>,
     path: PathBuf,
     signals: mpsc::Sender<Signal>,
@@ -160,8 +188,20 @@ impl Agent {
     }
 
     pub(crate) async fn start_with(setting: Setting) -> Self {
-        let Setting { limits, tokens, issuer, clock, units, secret, find_unit, before, notifier, found } =
-            setting;
+        let Setting {
+            limits,
+            tokens,
+            issuer,
+            endpoints,
+            clock,
+            units,
+            secret,
+            look_ups,
+            find_unit,
+            before,
+            notifier,
+            found,
+        } = setting;
         // In /tmp and open to all, so that another uid can reach the socket: what is tested is the wall behind it.
         let directory = tempfile::Builder::new()
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
@@ -189,7 +229,11 @@ impl Agent {
             let text = text.lock().unwrap().clone();
             let source = SourceFile { name: "config.toml".into(), text, kind: Kind::Main };
             Draft::read("config.toml", &[source]).with(|config| {
-                for profile in config.tokens.values_mut() {
+                let asking = config
+                    .tokens
+                    .values_mut()
+                    .filter(|profile| endpoints == Endpoints::Issuer && !names_a_server(profile));
+                for profile in asking {
                     // No text can name it.
                     profile.client.endpoint = Endpoint::loopback(address, dialect.token_path()).unwrap();
                 }
@@ -204,6 +248,7 @@ impl Agent {
             config,
             read: Arc::new(read),
             secret,
+            look_ups,
             readers: Vec::new(),
             path,
             signals: mpsc::channel(1).0,
@@ -248,7 +293,7 @@ impl Agent {
                 clock: Arc::clone(&self.clock),
                 metrics: Arc::clone(&metrics),
                 floor: FLOOR,
-                blocking: bloom_agent::daemon::profile::Blocking::default(),
+                blocking: Blocking::with_look_ups(self.look_ups.clone()),
             }),
             log: None,
             units: (self.units)(Arc::new(self.time.clone()), Arc::clone(&metrics)),
@@ -336,6 +381,17 @@ impl Agent {
     /// How refreshing goes, for a profile of the first config.
     pub(crate) fn attempts(&self, name: &str) -> Attempts {
         self.reader(name).1.attempts()
+    }
+
+    /// The same, to be waited for.
+    pub(crate) fn watch_attempts(&self, name: &str) -> Reader {
+        self.reader(name).1
+    }
+
+    /// Whether a token is served now.
+    pub(crate) fn has_token(&self, name: &str) -> bool {
+        let (identity, reader) = self.reader(name);
+        reader.current(identity, self.time.now().boot).is_some()
     }
 
     fn reader(&self, name: &str) -> (Identity, Reader) {

@@ -1,26 +1,22 @@
-//! The machine against a year of bad weather: seeded worlds with every kind of failure, outages, brown-outs, caching
-//! providers, restarts, suspends, steps of the wall clock, reloads and demands.
-//!
-//! [`Law`] is the contract told a second time, as bounds: after every event it says between which moments the next attempt
-//! may lie, and the machine's word is held against it. A run is a function of its seed; a failing one is printed with
-//! the seed, and `REFRESH_SEED=n cargo test --lib refresh::simulation` replays it alone.
+//! The machine against years of bad weather: outages, brown-outs, caching providers, restarts, suspends, steps of the wall
+//! clock, reloads and demands, against [`Law`]'s bounds.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
-use super::{Action, Adoption, Answer, Demand, Grant, Health, Novelty, Policy, Refresh, Standing};
-use crate::{
+use bloom_agent::{
     clock::{Now, Timestamp, WallTime},
     failure::{Failure, FailureKind, Schedule},
+    refresh::{Action, Adoption, Answer, Demand, Grant, Health, Novelty, Policy, Refresh, Standing},
     stored::{BootId, Digest, Mark, Record, RecordName, StoredToken},
     token::{AccessToken, Generation, Life, LifeSource, ProfileName},
 };
 
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3_600);
-const DAY: Duration = Duration::from_secs(86_400);
-/// For sums of floating-point shares.
-const GRAIN: Duration = Duration::from_micros(1);
+use super::{
+    DAY, HOUR, MINUTE, SECOND,
+    dice::Dice,
+    law::{Cause, Law, Served, demand},
+    tally::Tally,
+};
 
 /// What the worlds met, over all seeds: a simulation that never gets there proves nothing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,35 +46,6 @@ struct Met {
     identities: u64,
     policies: u64,
     mended: u64,
-}
-
-/// SplitMix64: the world's dice, apart from the machine's.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    fn percent(&mut self, n: u64) -> bool {
-        self.below(100) < n
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len() as u64) as usize]
-    }
-
-    fn between(&mut self, from: Duration, to: Duration) -> Duration {
-        from + Duration::from_millis(self.below((to - from).as_millis() as u64 + 1))
-    }
 }
 
 /// How the provider does.
@@ -147,15 +114,6 @@ struct Request {
     end: Result<Life, Fault>,
 }
 
-#[derive(Clone, Copy)]
-struct Served {
-    generation: Generation,
-    life: Life,
-    reported: bool,
-    /// The place in the jitter window, from the first plan that was seen.
-    draw: Option<f64>,
-}
-
 fn boot() -> BootId {
     BootId::parse(&"0f".repeat(16)).unwrap()
 }
@@ -167,133 +125,6 @@ struct Kept {
     law: Law,
     served: Option<Served>,
     last_generation: Option<Generation>,
-}
-
-/// The contract as bounds, written without a look at the machine.
-#[derive(Clone)]
-struct Law {
-    floor: Duration,
-    born: Timestamp,
-    last_success: Option<Timestamp>,
-    last_life: Option<Duration>,
-    /// While the last attempt failed: the first and the last moment for the next.
-    retry: Option<(Timestamp, Timestamp)>,
-    not_before: Option<Timestamp>,
-    failures: [u32; 3],
-    last_mended: Option<Timestamp>,
-    /// Callers' refreshes since the budget was last restored.
-    asks: Vec<Timestamp>,
-    /// One that waits for the floor.
-    asked: Option<Timestamp>,
-    forced: bool,
-    /// A step of the wall clock: from when on it may, and by when it must cause a refresh.
-    step_may: Option<Timestamp>,
-    step_must: Option<Timestamp>,
-    last_step: Option<Timestamp>,
-    last_fetch: Option<Timestamp>,
-    /// Fetches in the last minute, and what allows for more of them.
-    recent: VecDeque<Timestamp>,
-    licences: VecDeque<Timestamp>,
-}
-
-impl Law {
-    fn new(now: Timestamp, floor: Duration) -> Self {
-        Self {
-            floor,
-            born: now,
-            last_success: None,
-            last_life: None,
-            retry: None,
-            not_before: None,
-            failures: [0; 3],
-            last_mended: None,
-            asks: Vec::new(),
-            asked: None,
-            forced: false,
-            step_may: None,
-            step_must: None,
-            last_step: None,
-            last_fetch: None,
-            recent: VecDeque::new(),
-            licences: VecDeque::from([now]),
-        }
-    }
-
-    fn floor_end(&self) -> Timestamp {
-        self.last_success.map_or(self.born, |start| start + self.floor)
-    }
-
-    fn failed(&mut self, now: Timestamp, failure: &Failure, served: Option<&Served>) {
-        let slot = failure.schedule as usize;
-        let slot = if failure.retry_after.is_some() && slot == 1 { 0 } else { slot };
-        let doubled = 1_u64 << self.failures[slot].min(20);
-        self.failures[slot] += 1;
-        let asked = failure.retry_after.map(|asked| now + asked.min(HOUR));
-        let urgent = served.map_or(now, |served| served.life.expires() - served.life.length / 10).max(now);
-        let (mut first, mut last) = match failure.schedule {
-            Schedule::Refusal => {
-                let exactly = now + (30 * SECOND * doubled as u32).min(15 * MINUTE);
-                (exactly, exactly)
-            }
-            Schedule::RateLimited if asked.is_none() => {
-                let (from, window) = (now + 30 * SECOND, (30 * SECOND * doubled as u32).min(5 * MINUTE));
-                self.not_before = self.not_before.max(Some(from));
-                (from, (from + window).min(urgent.max(from) + window.min(30 * SECOND)))
-            }
-            _ => {
-                let (from, window) = (asked.unwrap_or(now), (SECOND * doubled as u32).min(5 * MINUTE));
-                let least = window.min(30 * SECOND) / 10;
-                (from + least, (from + window).min(urgent.max(from) + window.min(30 * SECOND)))
-            }
-        };
-        self.not_before = asked.or(self.not_before);
-        for at_least in [Some(self.floor_end()), self.not_before].into_iter().flatten() {
-            (first, last) = (first.max(at_least), last.max(at_least));
-        }
-        self.retry = Some((first, last));
-    }
-
-    /// "The first at once, then at least 1 min apart, doubling to 1 h".
-    fn budget_allows(&self, start: Timestamp) -> bool {
-        let Some(last) = self.asks.last() else { return true };
-        start.since(*last) >= (MINUTE * (1 << (self.asks.len() - 1).min(10))).min(HOUR)
-    }
-
-    fn restore_budget(&mut self, now: Timestamp, served: Option<&Served>) {
-        if served.is_some_and(|s| !s.reported && now >= s.life.requested.boot + s.life.length / 2) {
-            self.asks.clear();
-        }
-    }
-
-    /// Between which moments the next attempt may lie.
-    fn window(&self, now: Timestamp, policy: (f64, f64), served: Option<&Served>) -> (Timestamp, Timestamp) {
-        let (mut first, mut last) = match (self.retry, served) {
-            (Some(retry), _) => retry,
-            (None, None) => (self.born.max(self.floor_end()), self.born.max(self.floor_end())),
-            (None, Some(Served { life, .. })) => {
-                let share = |share: f64| {
-                    (life.requested.boot + life.length.mul_f64(share))
-                        .min(
-                            life.expires()
-                                - (5 * SECOND).min(life.length / 20)
-                                - (10 * SECOND).min(life.length / 20),
-                        )
-                        .max(self.floor_end())
-                };
-                let (mut first, mut last) = (share(policy.0 - policy.1), share(policy.0 + policy.1));
-                if let Some(asked) = self.asked {
-                    (first, last) = (first.min(asked), last.min(asked));
-                }
-                first = self.step_may.map_or(first, |may| first.min(may.max(self.floor_end())));
-                last = self.step_must.map_or(last, |must| last.min(must.max(self.floor_end())));
-                (first, last)
-            }
-        };
-        if self.forced {
-            (first, last) = (first.min(now), last.min(now));
-        }
-        (first - GRAIN, last + GRAIN)
-    }
 }
 
 struct World {
@@ -329,16 +160,6 @@ enum Storm {
     Greedy,
     /// Somebody hopes that a restart helps.
     Restarting,
-}
-
-/// Fails the run with a text.
-macro_rules! demand {
-    ($holds:expr, $($text:tt)*) => {
-        let holds: bool = $holds;
-        if !holds {
-            return Err(format!($($text)*));
-        }
-    };
 }
 
 impl World {
@@ -421,46 +242,17 @@ impl World {
         let slept = self.suspended_at.is_some_and(|at| at >= served.life.requested.boot);
         let excused = self.law.retry.is_some() || self.request.is_some() || slept;
         demand!(excused || served.life.length < self.floor * 2, "expired although nothing had failed");
-        self.law.restore_budget(self.now, Some(&served));
-        (self.law.asked, self.law.step_may, self.law.step_must) = (None, None, None);
+        self.law.expired(self.now, &served);
         self.met.expired += 1;
         Ok(())
     }
 
     fn fetch(&mut self) -> Result<(), String> {
         demand!(self.request.is_none(), "two requests in flight");
-        let (first, _) = self.law.window(self.now, self.policy, self.served.as_ref());
-        demand!(self.now >= first, "fetched before {first:?}");
-        if let (None, Some(Served { life, .. }), false, None) =
-            (self.law.retry, &self.served, self.law.forced, self.law.asked)
-        {
-            let regular = life.requested.boot + life.length.mul_f64(self.policy.0 - self.policy.1) - GRAIN;
-            if self.now < regular.min(life.served_until() - GRAIN - life.length / 20) {
-                let rested = self.law.last_step.is_none_or(|last| self.now.since(last) >= 10 * MINUTE);
-                demand!(rested, "two refreshes within 10 min for steps of the wall clock");
-                self.law.last_step = Some(self.now);
-                self.met.stepped += 1;
-            }
-        }
-        let forced = self.law.forced;
-        let silent = self.law.not_before.is_none_or(|until| self.now >= until);
-        demand!(forced || silent, "asked before the provider wished");
-
-        self.law.recent.push_back(self.now);
-        for old in [&mut self.law.recent, &mut self.law.licences] {
-            while old.front().is_some_and(|at| self.now.since(*at) > MINUTE) {
-                old.pop_front();
-            }
-        }
-        // Successes come by the floor, failures by windows that grow; see backoff's tenth.
-        let by_floor = (MINUTE.as_secs() / self.floor.as_secs()) as usize;
-        let (count, most) = (self.law.recent.len(), 25 + by_floor + self.law.licences.len());
-        demand!(count <= most, "a busy loop: {count} requests in a minute");
-
-        (self.law.forced, self.law.asked, self.law.step_may, self.law.step_must) = (false, None, None, None);
-        self.law.last_fetch = Some(self.now);
+        let cause = self.law.fetched(self.now, self.policy, self.served.as_ref())?;
+        self.met.stepped += u64::from(cause == Cause::Stepped);
+        self.met.forced += u64::from(cause == Cause::Forced);
         self.met.fetches += 1;
-        self.met.forced += u64::from(forced);
         self.digest = self.digest.rotate_left(5) ^ self.now.since_boot().as_nanos() as u64;
         let started = self.clock();
         let (took, end) = self.respond(started);
@@ -540,7 +332,7 @@ impl World {
                 let served = self.served;
                 self.machine.handle_failed(self.now, &failure);
                 let served = served.filter(|served| self.now < served.life.served_until());
-                self.law.failed(self.now, &failure, served.as_ref());
+                self.law.failed(self.now, failure.schedule, failure.retry_after, served.as_ref());
                 match failure.schedule {
                     Schedule::Transient => self.met.transient += 1,
                     Schedule::RateLimited => self.met.limited += 1,
@@ -561,19 +353,14 @@ impl World {
         let novelty = if same && self.served.is_some() { Novelty::Same } else { Novelty::New };
         let held = self.served.filter(|served| self.now < served.life.served_until());
         let grant = self.machine.handle_granted(self.clock(), &life, novelty);
-        self.law.last_success = Some(request.started.boot);
-        self.law.last_life = Some(life.length);
         if let Grant::Late = grant {
             demand!(self.now >= life.served_until(), "a valid token was refused");
             self.met.late += 1;
-            let failure = Fault::Unavailable.failure();
-            self.law.failed(self.now, &failure, held.as_ref());
+            self.law.late(self.now, &life, held.as_ref());
             return Ok(());
         }
         demand!(self.now < life.served_until(), "an expired token was served");
-        self.law.restore_budget(self.now, self.served.as_ref());
-        (self.law.retry, self.law.not_before, self.law.failures) = (None, None, [0; 3]);
-        self.law.asked = None;
+        self.law.granted(self.now, &life, self.served.as_ref());
         let reported = match grant {
             Grant::Prolonged(generation) => {
                 let held = held.ok_or("prolonged what is not held")?;
@@ -598,16 +385,7 @@ impl World {
 
     /// After a step, a grant or an adoption: may or must the wall clock bring the refresh forward?
     fn look_at_the_wall(&mut self) {
-        let (at, jitter) = self.policy;
-        let Some(Served { life, .. }) = self.served else { return };
-        let passed = self.clock().wall.since(life.requested.wall);
-        let rested = |last: Option<Timestamp>| last.map_or(self.now, |last| self.now.max(last + 10 * MINUTE));
-        let past = |share: f64, slack: Duration| passed + slack >= life.length.mul_f64(share);
-        // The machine's clock counts in whole milliseconds on the wall, and points are cut to the end of serving.
-        let may = past((at - jitter).min(0.899), Duration::from_millis(2));
-        let must = past(at + jitter, Duration::ZERO) && passed >= Duration::from_millis(2);
-        self.law.step_may = may.then(|| rested(self.law.last_step));
-        self.law.step_must = must.then(|| rested(self.law.last_fetch));
+        self.law.look_at_the_wall(self.clock(), self.policy, self.served.as_ref());
     }
 
     /// After every event: the machine's plan against the law's window, and what is served against time.
@@ -755,8 +533,7 @@ impl World {
                 self.met.joined_retry += u64::from(self.law.retry.is_some());
                 if moved {
                     demand!(after == Some(start), "asked for {start:?}, planned for {after:?}");
-                    self.law.asks.push(start);
-                    self.law.asked = Some(start);
+                    self.law.asked(start);
                     self.met.asked += 1;
                 }
             }
@@ -780,8 +557,7 @@ impl World {
         let attempt = self.machine.settled() + 1;
         demand!(answer == Answer::Joined { attempt, starts: expected }, "the operator's word: {answer:?}");
         if self.request.is_none() {
-            self.law.forced = true;
-            self.law.licences.push_back(self.now);
+            self.law.force(self.now);
         }
         Ok(())
     }
@@ -815,7 +591,7 @@ impl World {
             self.met.cut += 1;
             self.machine.handle_cut(self.now);
             let served = self.served.filter(|served| self.now < served.life.served_until());
-            self.law.failed(self.now, &Fault::Unreachable.failure(), served.as_ref());
+            self.law.failed(self.now, Schedule::Transient, None, served.as_ref());
             self.keep();
         } else if cut {
             // Whoever crashes in the middle of an attempt makes it again.
@@ -843,10 +619,7 @@ impl World {
         let adoption = self.machine.handle_restored(self.clock(), self.recorded(standing, number)?);
         self.met.restored += 1;
         self.met.restored_failing += u64::from(law.retry.is_some());
-        let now = std::mem::replace(&mut self.law, Law { born: self.now, asked: None, forced: false, ..law });
-        (self.law.recent, self.law.licences, self.law.last_fetch) =
-            (now.recent, now.licences, now.last_fetch);
-        (self.law.step_may, self.law.step_must) = (None, None);
+        self.law.restored(self.now, law);
         self.served = served.filter(|served| self.now < served.life.served_until());
         let valid = self.served.is_some();
         demand!((adoption == Adoption::Served) == valid, "{adoption:?} of a token that is valid: {valid}");
@@ -909,154 +682,46 @@ impl World {
             // The flight may have read the old secret; told in a test of its own.
             return;
         }
-        let at_once = self.now.max(self.law.last_mended.map_or(self.now, |last| last + self.floor));
-        let at_once = at_once.max(self.law.not_before.unwrap_or(at_once));
-        if let Some((first, last)) = self.law.retry {
-            let plan = self.machine.next_attempt();
-            if plan.is_some_and(|plan| at_once < plan) {
-                self.law.last_mended = Some(at_once);
-                self.law.licences.push_back(at_once);
-            }
-            self.law.retry = Some((first.min(at_once), last.min(at_once)));
-            self.law.failures[Schedule::Refusal as usize] = 0;
-        }
+        let plan = self.machine.next_attempt();
+        self.law.mended(self.now, |at_once| plan.is_some_and(|plan| at_once < plan));
         self.machine.handle_mended(self.now);
     }
 }
 
-fn add(sum: &mut Met, met: Met) {
-    macro_rules! add { ($($field:ident)*) => { $(sum.$field += met.$field;)* } }
-    add!(steps fetches rotations prolonged late expired transient limited refused retry_after demands asked exhausted
-         joined_retry forced stepped suspends adopted restarts restored restored_failing cut identities policies mended);
+/// What a seed's world comes to after `span`.
+pub(crate) fn a_seed(seed: u64, span: Duration) -> Result<Tally, String> {
+    let mut world = World::of_days(seed);
+    let end = world.run(span);
+    end.map(|()| world.met.tally(span))
 }
 
-/// Runs the seeds on two threads, and fails with the first bad one.
-fn simulate(seeds: u64, span: Duration, make: impl Fn(u64) -> World + Sync) -> Met {
-    let chosen: Option<u64> = std::env::var("REFRESH_SEED").ok().map(|seed| seed.parse().unwrap());
-    let run = |seeds: &mut dyn Iterator<Item = u64>| {
-        let mut sum = Met::default();
-        for seed in seeds {
-            let mut world = make(seed);
-            if let Err(what) = world.run(span) {
-                panic!(
-                    "seed {seed}: {what}\nreplay it: REFRESH_SEED={seed} cargo test --lib refresh::simulation"
-                );
-            }
-            add(&mut sum, world.met);
-        }
-        sum
-    };
-    if let Some(seed) = chosen {
-        return run(&mut std::iter::once(seed));
-    }
-    let mut sum = Met::default();
-    std::thread::scope(|scope| {
-        let halves =
-            [0, 1].map(|n| scope.spawn(move || run(&mut (0..seeds).filter(move |seed| seed % 2 == n))));
-        for half in halves {
-            match half.join() {
-                Ok(met) => add(&mut sum, met),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-    });
-    sum
-}
-
-fn a_year(seed: u64) -> World {
-    // Days mostly, as documented; hours and Hydra's 3599 s in some, for they make the most events.
-    const DAYS: &[u64] = &[86_400, 86_400, 36_000, 604_800, 2_592_000];
-    const HOURS: &[u64] = &[3_599, 7_200, 14_400];
-    let lives = if seed.is_multiple_of(8) { HOURS } else { DAYS };
-    World::new(seed, lives, 10 * SECOND, 6 * HOUR)
-}
-
-#[test]
-fn two_hundred_years_of_bad_weather_break_no_rule() {
-    let met = simulate(200, 365 * DAY, a_year);
-    println!("{met:?}");
-    if std::env::var_os("REFRESH_SEED").is_some() {
-        return;
-    }
-    let Met { steps, fetches, rotations, prolonged, expired, transient, limited, refused, .. } = met;
-    let Met { retry_after, demands, asked, exhausted, joined_retry, forced, stepped, .. } = met;
-    let Met { suspends, adopted, restarts, restored, restored_failing, cut, .. } = met;
-    let Met { identities, policies, mended, late: _, .. } = met;
-    for (name, count) in [
-        ("steps", steps / 100),
-        ("fetches", fetches / 10),
-        ("rotations", rotations),
-        ("prolonged", prolonged),
-        ("expired", expired),
-        ("transient", transient),
-        ("limited", limited),
-        ("refused", refused),
-        ("retry_after", retry_after),
-        ("demands", demands),
-        ("asked", asked),
-        ("exhausted", exhausted),
-        ("joined_retry", joined_retry * 4),
-        ("forced", forced),
-        ("stepped", stepped),
-        ("suspends", suspends),
-        ("adopted", adopted),
-        ("restarts", restarts),
-        ("restored", restored),
-        ("restored_failing", restored_failing),
-        ("cut", cut * 20),
-        ("identities", identities),
-        ("policies", policies),
-        ("mended", mended),
-    ] {
-        assert!(count >= 1_000, "{name}: only {count}");
-    }
-}
-
-#[test]
-fn lives_shorter_than_a_minute_and_than_the_floor_break_no_rule() {
+/// The same with lives of seconds.
+pub(crate) fn a_short_seed(seed: u64, span: Duration) -> Result<Tally, String> {
     const SHORT: &[u64] = &[1, 2, 5, 9, 10, 11, 12, 20, 30, 59];
-    let met = simulate(40, 6 * HOUR, |seed| {
-        let floor = if seed.is_multiple_of(2) { 10 * SECOND } else { SECOND };
-        World::new(seed, SHORT, floor, 10 * MINUTE)
-    });
-    println!("{met:?}");
-    assert!(
-        std::env::var_os("REFRESH_SEED").is_some() || met.late > 100 && met.rotations > 10_000,
-        "{met:?}"
-    );
+    let floor = if seed.is_multiple_of(2) { 10 * SECOND } else { SECOND };
+    let mut world = World::new(seed, SHORT, floor, 10 * MINUTE);
+    let end = world.run(span);
+    end.map(|()| world.met.tally(span))
 }
 
-#[test]
-fn a_seed_replays_exactly() {
-    for seed in [3, 8] {
-        let [first, second] = [0, 1].map(|_| {
-            let mut world = a_year(seed);
-            world.run(90 * DAY).unwrap();
-            (world.digest, world.met.fetches, world.now)
-        });
-        assert_eq!(first, second);
+impl World {
+    fn of_days(seed: u64) -> Self {
+        // Days mostly, as documented; hours and Hydra's 3599 s in some, for they make the most events.
+        const DAYS: &[u64] = &[86_400, 86_400, 36_000, 604_800, 2_592_000];
+        const HOURS: &[u64] = &[3_599, 7_200, 14_400];
+        let lives = if seed.is_multiple_of(8) { HOURS } else { DAYS };
+        Self::new(seed, lives, 10 * SECOND, 6 * HOUR)
     }
 }
 
-/// The fleet's herd: agents that start together and whose provider gives all the same life.
-#[test]
-fn a_thousand_agents_started_together_spread_over_the_jitter_window() {
-    let start = Now { boot: Timestamp::from_boot(HOUR), wall: WallTime::from_unix_millis(1_700_000_000_000) };
-    let life = Life { requested: start, length: DAY, source: LifeSource::Provider };
-    let mut buckets = [0_f64; 20];
-    for seed in 0..1_000 {
-        let mut machine = Refresh::new(Policy::default(), start.boot, seed);
-        assert_eq!(
-            machine.poll_action(start.boot),
-            Some(Action::Fetch),
-            "the first is at once, without jitter"
-        );
-        machine.handle_granted(start, &life, Novelty::New);
-        let share = machine.next_attempt().unwrap().since(start.boot).as_secs_f64() / DAY.as_secs_f64();
-        assert!((0.75..=0.85).contains(&share), "{share}");
-        buckets[(((share - 0.75) / 0.1 * 20.0) as usize).min(19)] += 1.0;
+impl Met {
+    fn tally(&self, span: Duration) -> Tally {
+        let mut tally = Tally::default();
+        macro_rules! counts { ($($field:ident)*) => { $(tally.count(stringify!($field), self.$field);)* } }
+        counts!(steps fetches rotations prolonged late expired transient limited refused retry_after demands asked
+                exhausted joined_retry forced stepped suspends adopted restarts restored restored_failing cut identities
+                policies mended);
+        tally.count("hours", span.as_secs() / 3_600);
+        tally
     }
-    // Pearson's test against the uniform: 19 degrees of freedom, 43.8 is the 99.9th percentile.
-    let chi_square: f64 = buckets.iter().map(|count| (count - 50.0).powi(2) / 50.0).sum();
-    assert!(chi_square < 43.8, "{chi_square}: {buckets:?}");
 }
