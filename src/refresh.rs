@@ -37,6 +37,9 @@ use crate::{
 /// Between two refreshes that steps of the wall clock bring forward.
 pub const WALL_STEP_GAP: Duration = Duration::from_secs(10 * 60);
 
+/// So far the two clocks may differ over a life without a word: the wall clock is read in milliseconds, and slewed.
+const WALL_SLACK: Duration = Duration::from_secs(1);
+
 /// One token's life. See the module.
 #[derive(Debug)]
 pub struct Refresh {
@@ -305,14 +308,17 @@ impl Refresh {
         *self = Self { generation: self.generation, settled: self.settled, ..Self::new(policy, now, seed) };
     }
 
-    /// The wall clock may have been stepped. Past the refresh point by its reading, the token is refreshed, at most once
-    /// in [`WALL_STEP_GAP`]; a later step back before that takes the wish back, and nothing else.
+    /// The wall clock may have been stepped. When it reads the refresh point, which may be now, the token is refreshed, at
+    /// most once in [`WALL_STEP_GAP`]; a later step back before that takes the wish back, and nothing else. (A paused
+    /// machine that hears the time before its token's refresh point must not wait for its boot clock to come there: the
+    /// token would be over by then.)
     pub fn handle_wall_step(&mut self, now: Now) {
         self.stepped = self.held.and_then(|held| {
             let point = schedule::refresh_point(&self.policy, held.draw, &held.life);
+            let left = schedule::on_the_wall(point, &held.life).since(now.wall);
             let rested = self.last_stepped.map_or(now.boot, |last| last + WALL_STEP_GAP);
-            (now.wall >= schedule::on_the_wall(point, &held.life))
-                .then(|| now.boot.max(rested).max(self.floor_end()))
+            (left.is_zero() || now.boot + left + WALL_SLACK < point)
+                .then(|| (now.boot + left).max(rested).max(self.floor_end()))
         });
     }
 

@@ -257,12 +257,15 @@ impl Law {
         let Some(Served { life, .. }) = served else { return };
         let passed = now.wall.since(life.requested.wall);
         let rested = |last: Option<Timestamp>| last.map_or(now.boot, |last| now.boot.max(last + 10 * MINUTE));
-        let past = |share: f64, slack: Duration| passed + slack >= life.length.mul_f64(share);
+        let left = |share: f64, slack: Duration| life.length.mul_f64(share).saturating_sub(passed + slack);
         // The machine's clock counts in whole milliseconds on the wall, and points are cut to the end of serving.
-        let may = past((at - jitter).min(0.899), Duration::from_millis(2));
-        let must = past(at + jitter, Duration::ZERO) && passed >= Duration::from_millis(2);
-        self.step_may = may.then(|| rested(self.last_step));
-        self.step_must = must.then(|| rested(self.last_fetch));
+        let (grain, lived) = (Duration::from_millis(2), now.boot.since(life.requested.boot));
+        let (may, must) = (left((at - jitter).min(0.899), grain), left(at + jitter, Duration::ZERO));
+        let ahead = passed > lived + SECOND - grain;
+        let far_ahead = passed > lived + SECOND + grain;
+        self.step_may = (may.is_zero() || ahead).then(|| rested(self.last_step).max(now.boot + may));
+        self.step_must = (must.is_zero() && passed >= grain || far_ahead)
+            .then(|| rested(self.last_fetch).max(now.boot + must));
     }
 
     /// Between which moments the next attempt may lie.

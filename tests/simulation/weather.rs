@@ -29,6 +29,8 @@ enum Then {
     Storm(Storm, Duration),
     /// The wall clock goes a little faster, for a leap second.
     Slew(u32),
+    /// The wall clock jumps ahead again, so many times more.
+    Jump(u32),
     /// Lives are as they were.
     Length(u64),
 }
@@ -140,6 +142,13 @@ impl Years {
                     self.agenda.push((real + HOUR, Then::Slew(left - 1)));
                 }
                 self.world.settle()
+            }
+            Then::Jump(left) => {
+                self.world.host.step_by(20 * 3_600_000);
+                if left > 0 {
+                    self.later(SECOND, 5 * MINUTE, Then::Jump(left - 1));
+                }
+                self.world.wall_moved()
             }
             Then::Length(length) => {
                 self.world.provider.book().length = length;
@@ -358,8 +367,10 @@ impl Years {
 
     fn wall(&mut self) -> Result<(), String> {
         let host = self.world.host.clone();
+        // Whatever a sync had told is not true any more.
+        self.world.synchronized = None;
         let hour = 3_600_000_i64;
-        let name = match self.world.dice.below(8) {
+        let name = match self.world.dice.below(9) {
             0 | 1 => {
                 host.step_by(hour);
                 "wall clock +1 h"
@@ -375,6 +386,12 @@ impl Years {
             5 => {
                 host.set_wall(0);
                 "wall clock to 1970"
+            }
+            7 => {
+                self.later(SECOND, MINUTE, Then::Jump(8));
+                self.later(HOUR, DAY, Then::Synchronize);
+                self.world.fault("wall clock +20 h again and again");
+                return self.world.settle();
             }
             6 => {
                 self.world.fault("leap second smeared");
