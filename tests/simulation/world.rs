@@ -708,7 +708,12 @@ impl World {
 
     /// The host's clocks miss what goes by.
     pub(super) fn pause(&mut self, by: Duration) -> Result<(), String> {
+        let late = self.is_late();
         self.host.pause(by);
+        if late {
+            // A timer that is late is so by the boot clock, which saw nothing.
+            self.late_until = self.late_until.max(self.host.real());
+        }
         self.provider.book().broken = true;
         self.synchronized = None;
         if let Some(token) = &mut self.token {
