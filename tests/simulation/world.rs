@@ -760,8 +760,9 @@ impl World {
             } else {
                 self.law.mended(self.now(), |at_once| before.is_some_and(|before| at_once < before));
             }
-            // What was planned for a step stays as it is until the next one.
-            self.law.step_must = None;
+            self.expire();
+            let served = self.served();
+            self.law.look_at_the_wall(self.host.now(), policy, served.as_ref());
             self.poll()?;
         }
         demand!(telling.as_mut().poll(&mut context).is_ready(), "a reload is not heard");
