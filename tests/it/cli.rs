@@ -238,7 +238,7 @@ const ROWS: &[Row] = &[
         line: "status --json",
         answers: |_| {},
         code: 0,
-        stdout: "{\"version\":\"0.1.0\",\"profiles\":[],\"connections\":0,\"watches\":0,\"degraded\":[],\"pid\":812,\"unitLookup\":\"\"}\n",
+        stdout: "{\"version\":\"0.1.0\",\"profiles\":[],\"connections\":0,\"watches\":0,\"degraded\":[],\"pid\":812,\"unitLookup\":\"\",\"confinement\":\"\"}\n",
         stderr: &[],
     },
     Row {

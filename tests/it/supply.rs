@@ -96,9 +96,13 @@ fn every_archive_comes_from_the_registry_and_has_its_checksum() {
         let packages: Vec<&str> = lock_text.split("[[package]]").skip(1).collect();
         assert!(packages.len() > 100, "{lock} was not read");
         for package in packages {
-            let ours = ["name = \"bloom-agent\"\n", "name = \"bloom-agent-fuzz\"\n"]
-                .iter()
-                .any(|name| package.contains(name));
+            let ours = [
+                "name = \"bloom-agent\"\n",
+                "name = \"bloom-agent-rules\"\n",
+                "name = \"bloom-agent-fuzz\"\n",
+            ]
+            .iter()
+            .any(|name| package.contains(name));
             let pinned = package.contains("source = \"registry+") && package.contains("checksum = \"");
             assert!(ours || pinned, "{lock}:{package}");
         }

@@ -1,6 +1,6 @@
 //! Unsafe code is listed: `docs/unsafe.md` says where each piece is and why it is sound, in the words of the sources.
 //!
-//! `UNSAFE_MD=write cargo test --test it unsafe_code` writes the page anew; what changed in it is then read by somebody.
+//! `BLOOM_WRITE_DOCS=1 cargo test --test it unsafe_code` writes the page anew; what changed in it is then read by somebody.
 
 use std::{
     fmt::Write as _,
@@ -177,10 +177,13 @@ fn the_page_lists_all_of_it() {
         }
     }
     let path = root().join("docs/unsafe.md");
-    if std::env::var_os("UNSAFE_MD").is_some_and(|what| what == "write") {
+    if std::env::var_os("BLOOM_WRITE_DOCS").is_some_and(|value| value == "1") {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, &page).unwrap();
     }
     let written = fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(written, page, "docs/unsafe.md is behind: UNSAFE_MD=write cargo test --test it unsafe_code");
+    assert_eq!(
+        written, page,
+        "docs/unsafe.md is behind: BLOOM_WRITE_DOCS=1 cargo test --test it unsafe_code"
+    );
 }

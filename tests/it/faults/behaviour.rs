@@ -334,10 +334,10 @@ async fn outage() {
 }
 
 async fn flapping() {
-    let mut world = World::start("flapping").await;
+    let mut world = with_an_hour("flapping", Method::Post).await;
     let is_up = |time: &ManualTime| (time.now().boot.since_boot().as_secs() / 7).is_multiple_of(2);
     let clock = world.agent.time.clone();
-    world.server.set(judging(move |_| if is_up(&clock) { Answer::good() } else { Answer::empty(502) }));
+    world.server.set(judging(move |_| if is_up(&clock) { hourly() } else { Answer::empty(502) }));
     let (mut granted, before) = (0, world.agent.attempts(BLOOM).requests);
     while granted < 30 {
         let after = world.attempt().await;

@@ -8,13 +8,13 @@ use super::{
 };
 
 /// Says that the table is to be written anew.
-const REWRITE: &str = "BLOOM_AGENT_REWRITE_DOCS";
+const REWRITE: &str = "BLOOM_WRITE_DOCS";
 
 const HEAD: &str = "\
 # Faults of a provider, and what the agent does
 
 Written from the rows that `cargo test --test it faults` plays (tests/it/faults). Do not edit:
-`BLOOM_AGENT_REWRITE_DOCS=1 cargo test --test it faults::table` writes it anew.
+`BLOOM_WRITE_DOCS=1 cargo test --test it faults::table` writes it anew.
 
 Each fault meets the whole agent over real sockets and real TLS, while a token is valid. Whatever the fault is: the token
 is served until its last nanosecond and never beyond, no call fails while it is valid, requests are made no more often than
