@@ -296,9 +296,11 @@ impl Refresh {
         }
     }
 
-    /// The policy changed: the token stays, and so does its draw.
-    pub fn handle_policy(&mut self, policy: Policy) {
+    /// The policy changed: the token stays, and so does its draw. What the wall clock had brought forward was planned by
+    /// the old one.
+    pub fn handle_policy(&mut self, now: Now, policy: Policy) {
         self.policy = policy;
+        self.handle_wall_step(now);
     }
 
     /// The identity changed: the token and the request in flight were another's. The next fetch is due at once; only the

@@ -377,7 +377,7 @@ impl Rotator {
     }
 
     fn reconfigure(&mut self, task: Task) {
-        let now = self.time.now().boot;
+        let now = self.time.now();
         let is_other = task.identity != self.task.identity;
         self.task = task;
         // Of the old source, in any case.
@@ -386,10 +386,10 @@ impl Rotator {
             self.publisher.withdraw();
             (self.served, self.flight, self.last_failure, self.expires) = (None, None, None, None);
             self.journal = Journal::default();
-            self.machine.handle_identity(now, self.task.policy);
+            self.machine.handle_identity(now.boot, self.task.policy);
         } else {
-            self.machine.handle_policy(self.task.policy);
-            self.machine.handle_mended(now);
+            self.machine.handle_policy(now, self.task.policy);
+            self.machine.handle_mended(now.boot);
         }
     }
 

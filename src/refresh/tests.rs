@@ -179,7 +179,7 @@ fn the_same_token_goes_on_under_its_generation_with_the_life_that_is_left() {
 fn lives_below_the_floor_are_fetched_by_the_floor() {
     for (floor, length, expected) in [(10, 1, 10), (10, 5, 10), (10, 11, 10), (1, 1, 1)] {
         let mut bench = Bench::new();
-        bench.machine.handle_policy(Policy::default().with_floor(floor * SECOND));
+        bench.machine.handle_policy(bench.now, Policy::default().with_floor(floor * SECOND));
         bench.fetch();
         bench.grant(length * SECOND);
         assert_eq!(bench.due_in(), expected * SECOND, "floor {floor}, life {length}");
@@ -430,9 +430,50 @@ fn another_identity_starts_anew_but_for_the_generation_and_the_count() {
 fn another_policy_moves_the_point_with_the_same_draw() {
     let mut bench = Bench::holding(HOUR);
     let before = bench.machine.next_attempt();
-    bench.machine.handle_policy(Policy::new(0.5, 0.05).unwrap());
+    bench.machine.handle_policy(bench.now, Policy::new(0.5, 0.05).unwrap());
     let moved = before.unwrap().since(bench.machine.next_attempt().unwrap());
     assert!(moved.abs_diff(HOUR.mul_f64(0.3)) < Duration::from_micros(1), "{moved:?}");
-    bench.machine.handle_policy(Policy::default());
+    // A wall clock that is ahead had brought it forward by the old policy.
+    bench.now.wall = bench.now.wall + 10 * MINUTE;
+    bench.machine.handle_wall_step(bench.now);
+    bench.machine.handle_policy(bench.now, Policy::default());
+    let moved = before.unwrap().since(bench.machine.next_attempt().unwrap());
+    assert!(moved.abs_diff(10 * MINUTE) < SECOND, "{moved:?}");
+    bench.now.wall = bench.now.wall - 10 * MINUTE;
+    bench.machine.handle_wall_step(bench.now);
     assert_eq!(bench.machine.next_attempt(), before);
+}
+
+#[test]
+fn the_silence_after_a_429_outlasts_an_attempt_that_the_operator_forced() {
+    let mut bench = Bench::new();
+    bench.fetch();
+    bench.fail(Schedule::RateLimited, None);
+    bench.demand(Demand::Operator);
+    bench.fetch();
+    bench.fail(Schedule::Transient, None);
+    assert!(bench.due_in() >= 30 * SECOND && !bench.machine.is_refused());
+}
+
+#[test]
+fn mending_what_is_planned_for_that_moment_anyway_uses_nothing_up() {
+    let mut bench = Bench::new();
+    bench.fetch();
+    bench.fail(Schedule::Refusal, Some(20 * MINUTE));
+    bench.machine.handle_mended(bench.now.boot);
+    assert_eq!(bench.due_in(), 20 * MINUTE);
+    bench.fetch_when_due();
+    bench.fail(Schedule::Refusal, None);
+    bench.machine.handle_mended(bench.now.boot);
+    assert_eq!(bench.due_in(), Duration::ZERO);
+}
+
+#[test]
+fn at_the_moment_of_its_end_a_token_is_not_valid_and_one_of_this_moment_is_no_strangers() {
+    let mut bench = Bench::holding(HOUR);
+    bench.pass(HOUR - 5 * SECOND);
+    assert_eq!(bench.health(), Health::Pending);
+    let mut bench = Bench::new();
+    let (generation, life) = (Generation::from_u64(7), bench.life(HOUR));
+    assert_eq!(bench.machine.handle_adopted(bench.now, generation, &life), Adoption::Served);
 }

@@ -659,11 +659,8 @@ impl World {
         self.met.policies += 1;
         self.policy = self.dice.pick(&[(0.8, 0.05), (0.5, 0.1), (0.1, 0.05), (0.95, 0.05), (0.9, 0.0)]);
         let (at, jitter) = self.policy;
-        self.machine.handle_policy(Policy::new(at, jitter).unwrap().with_floor(self.floor));
-        if self.law.step_may.is_some() || self.law.step_must.is_some() {
-            self.machine.handle_wall_step(self.clock());
-            self.look_at_the_wall();
-        }
+        self.machine.handle_policy(self.clock(), Policy::new(at, jitter).unwrap().with_floor(self.floor));
+        self.look_at_the_wall();
     }
 
     fn change_identity(&mut self) {

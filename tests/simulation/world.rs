@@ -708,7 +708,12 @@ impl World {
 
     /// The host's clocks miss what goes by.
     pub(super) fn pause(&mut self, by: Duration) -> Result<(), String> {
+        let late = self.is_late();
         self.host.pause(by);
+        if late {
+            // A timer that is late is so by the boot clock, which saw nothing.
+            self.late_until = self.late_until.max(self.host.real());
+        }
         self.provider.book().broken = true;
         self.synchronized = None;
         if let Some(token) = &mut self.token {
@@ -755,8 +760,9 @@ impl World {
             } else {
                 self.law.mended(self.now(), |at_once| before.is_some_and(|before| at_once < before));
             }
-            // What was planned for a step stays as it is until the next one.
-            self.law.step_must = None;
+            self.expire();
+            let served = self.served();
+            self.law.look_at_the_wall(self.host.now(), policy, served.as_ref());
             self.poll()?;
         }
         demand!(telling.as_mut().poll(&mut context).is_ready(), "a reload is not heard");

@@ -41,9 +41,10 @@ fn share(seed: u64) -> f64 {
     let point = machine.next_attempt().expect("a refresh is planned");
     // Drawn once: neither a look nor another policy draws again.
     for second in 0..10 {
-        machine.handle_timeout(now.boot + second * SECOND);
-        assert!(machine.poll_action(now.boot + second * SECOND).is_none());
-        machine.handle_policy(Policy::default());
+        let now = Now { boot: now.boot + second * SECOND, wall: now.wall + second * SECOND };
+        machine.handle_timeout(now.boot);
+        assert!(machine.poll_action(now.boot).is_none());
+        machine.handle_policy(now, Policy::default());
         assert_eq!(machine.next_attempt(), Some(point));
     }
     point.since(BOOT).as_secs_f64() / DAY.as_secs_f64()
