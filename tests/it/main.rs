@@ -21,6 +21,7 @@ mod dev;
 mod dev_command;
 mod fake_agent;
 mod figures;
+mod front;
 mod health;
 mod host;
 mod leaks;
