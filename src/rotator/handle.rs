@@ -5,6 +5,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    locked::LockedPages,
     obtain::Obtain,
     refresh::{Answer, Demand, Policy},
     store::{Closed, Identity},
@@ -31,6 +32,8 @@ pub struct Task {
     pub secret_changes: Option<Arc<dyn Changes>>,
     /// Where its states are kept for the time after a restart, where there is such a place.
     pub preserve: Option<Arc<dyn Preserve>>,
+    /// Where the replies lie that hold its tokens.
+    pub pages: LockedPages,
 }
 
 /// What [`Changes::changed`] returns.
