@@ -32,11 +32,10 @@ use crate::{
     failure::{Failure, FailureKind, Schedule},
     obtain::{Obtained, Outcome},
     refresh::{Action, Adoption, Grant, Novelty, Refresh, Standing},
-    reply,
     store::{Attempts, Phase, Publisher},
     stored::Mark,
     timer::{Alarm, Time},
-    token::{Generation, Reply, Token},
+    token::{Generation, Token},
 };
 
 /// Makes the task of one token and the handle to it. `publisher` is a fresh cell's, of the same identity; `seed` is what its
@@ -145,8 +144,6 @@ impl Rotator {
     }
 
     fn take_over(&mut self, token: Arc<Token>) {
-        let token =
-            if token.reply.is_made() { token } else { Arc::new(self.framed(Arc::unwrap_or_clone(token))) };
         tracing::info!(
             profile = %self.task.name, generation = %token.generation, expires = %token.life.expires_wall(),
             "took a token over"
@@ -350,23 +347,17 @@ impl Rotator {
                 "the provider's tokens live for a very short time; there may be gaps between them"
             );
         }
-        let token = Arc::new(self.framed(Token {
+        let token = Arc::new(Token {
             name: self.task.name.clone(),
             generation,
             access_token,
             scopes,
             audience: self.task.audience.clone(),
             life,
-            reply: Reply::default(),
-        }));
+        });
         self.expires = Some(token.life.expires_wall());
         self.served = Some(Arc::clone(&token));
         token
-    }
-
-    /// Once per token, so that no call need encode it.
-    fn framed(&self, token: Token) -> Token {
-        reply::framed(token, |bytes| self.task.pages.copy(bytes))
     }
 
     fn failed(&mut self, now: Now, failure: Failure) {

@@ -257,7 +257,6 @@ mod tests {
     use crate::{
         access::{AccessRules, Directory, Policy, RootAccess, Rules},
         clock::Now,
-        locked::LockedPages,
         obtain::{Attempt, Obtain},
         refresh,
         rotator::{self, Handle, Rotator, Task},
@@ -298,7 +297,6 @@ mod tests {
             obtain: Arc::new(Never),
             secret_changes: None,
             preserve: None,
-            pages: LockedPages::default(),
         };
         let (rotator, handle) = rotator::rotator(task, Arc::new(time), publisher, 1).unwrap();
         (rotator, handle, reader)

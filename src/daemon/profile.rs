@@ -84,7 +84,6 @@ pub struct Built {
     transport: Transport,
     policy: Policy,
     provider: Arc<Provider>,
-    pages: LockedPages,
 }
 
 impl Workshop {
@@ -139,7 +138,7 @@ impl Workshop {
             Some(before) => Arc::clone(&before.provider),
             None => Arc::new(self.provider(name, profile, &transport)?),
         };
-        Ok(Built { config: profile.clone(), transport, policy, provider, pages: self.pages.clone() })
+        Ok(Built { config: profile.clone(), transport, policy, provider })
     }
 
     fn provider(
@@ -227,7 +226,6 @@ impl Built {
             obtain: Arc::clone(&self.provider) as Arc<dyn Obtain>,
             secret_changes: Some(Arc::clone(&self.provider) as Arc<dyn Changes>),
             preserve,
-            pages: self.pages.clone(),
         }
     }
 

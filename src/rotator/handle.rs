@@ -5,7 +5,6 @@ use std::{future::Future, pin::Pin, sync::Arc};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    locked::LockedPages,
     obtain::Obtain,
     refresh::{Answer, Demand, Policy},
     store::{Closed, Identity},
@@ -32,8 +31,6 @@ pub struct Task {
     pub secret_changes: Option<Arc<dyn Changes>>,
     /// Where its states are kept for the time after a restart, where there is such a place.
     pub preserve: Option<Arc<dyn Preserve>>,
-    /// Where the replies lie that hold its tokens.
-    pub pages: LockedPages,
 }
 
 /// What [`Changes::changed`] returns.

@@ -11,12 +11,11 @@ use tokio::{
 use super::*;
 use crate::{
     clock::{Clock as _, Timestamp, WallTime},
-    locked::LockedPages,
     obtain::{Attempt, Obtain},
     refresh::{Answer, Demand, Health, Policy},
     store::{self, Closed, Identity, Left, NoToken, Reader},
     timer::ManualTime,
-    token::{AccessToken, Life, LifeSource, ProfileName, Reply, Scope},
+    token::{AccessToken, Life, LifeSource, ProfileName, Scope},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -182,7 +181,6 @@ fn task(identity: Identity, provider: &Arc<Provider>, source: &Arc<Source>, poli
         obtain: Arc::<Provider>::clone(provider),
         secret_changes: Some(Arc::<Source>::clone(source)),
         preserve: None,
-        pages: LockedPages::default(),
     }
 }
 
@@ -553,7 +551,6 @@ async fn an_adopted_token_saves_the_first_request() {
             scopes: Vec::new(),
             audience: None,
             life: Life { requested, length: HOUR, source: LifeSource::Provider },
-            reply: Reply::default(),
         })
     });
     assert_eq!(rig.wait(FIRST).await.unwrap().generation.as_u64(), 42);

@@ -6,7 +6,6 @@
 
 mod callers;
 mod client;
-pub(crate) mod handmade;
 
 use std::{
     future::Future,
