@@ -46,7 +46,7 @@ use self::{
     file::{File, Spot, Table},
     report::Report,
 };
-use crate::{limits::Limits, oauth2::ProxyUrl, token::ProfileName};
+use crate::{limits::Limits, token::ProfileName};
 
 const ROOT_KEYS: &[&str] = &["agent", "limits", "log", "tokens"];
 
@@ -151,11 +151,7 @@ impl Config {
 
     /// The TCP ports by which the token endpoints and the proxies are reached.
     pub fn ports(&self) -> BTreeSet<u16> {
-        let of_profile = |profile: &Profile| {
-            let proxy = profile.proxy.as_ref().map(ProxyUrl::port);
-            std::iter::once(profile.client.endpoint.port()).chain(proxy)
-        };
-        self.tokens.values().flat_map(of_profile).collect()
+        self.tokens.values().flat_map(Profile::ports).map(|(_, port)| port).collect()
     }
 
     /// A problem with a key of this config that only somebody else could find: a file that cannot be read.

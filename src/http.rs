@@ -22,7 +22,7 @@ use tokio::time::timeout_at;
 use zeroize::Zeroizing;
 
 pub use fault::{NetworkFault, Reached, Step};
-pub use look_up::{Ask, LOOK_UPS, LookUps};
+pub use look_up::{LOOK_UPS, LookUps};
 pub use probe::Probed;
 use progress::Progress;
 pub use tls::TransportFault;

@@ -14,7 +14,7 @@ use super::{
     AgentConfig, Config, Kind, LogConfig, Place, Problem, Problems, Profile, SecretSpec, SourceFile,
     file::File, report::Report,
 };
-use crate::{access::Selector, limits::Limits, oauth2::ProxyUrl, token::ProfileName};
+use crate::{access::Selector, limits::Limits, token::ProfileName};
 
 /// Something that is written in the config and is judged by what this host has.
 #[derive(Clone, Debug)]
@@ -223,20 +223,15 @@ impl Draft {
             self.fault(self.problem(&path, "has changed, which a reload cannot do", "restart for that"));
         }
     }
+
     /// Adds what a reload cannot change under an agent that has closed itself to every other TCP port than `open` ones.
     pub fn judge_ports(&mut self, open: &BTreeSet<u16>) {
         let closed: Vec<Problem> = self
             .config
             .tokens
             .iter()
-            .flat_map(|(name, profile)| {
-                let ports = [
-                    ("token_url", Some(profile.client.endpoint.port())),
-                    ("proxy", profile.proxy.as_ref().map(ProxyUrl::port)),
-                ];
-                ports.map(|(key, port)| (name, key, port))
-            })
-            .filter(|(_, _, port)| port.is_some_and(|port| !open.contains(&port)))
+            .flat_map(|(name, profile)| profile.ports().map(move |(key, port)| (name, key, port)))
+            .filter(|(_, _, port)| !open.contains(port))
             .map(|(name, key, _)| {
                 let wrong = "has a port that the agent closed itself to when it started";
                 self.problem_of_profile(name, key, wrong, "restart for that")

@@ -86,6 +86,12 @@ impl Profile {
     pub fn same_identity(&self, other: &Self) -> bool {
         canonical(&self.client) == canonical(&other.client)
     }
+
+    /// The TCP ports by which its token endpoint is reached, each with the key that says it.
+    pub fn ports(&self) -> impl Iterator<Item = (&'static str, u16)> + use<> {
+        let proxy = self.proxy.as_ref().map(|proxy| ("proxy", proxy.port()));
+        std::iter::once(("token_url", self.client.endpoint.port())).chain(proxy)
+    }
 }
 
 fn canonical(client: &Client) -> Client {

@@ -19,8 +19,7 @@ use super::fault::LookUpFault;
 pub const LOOK_UPS: usize = 4;
 
 type Found = Result<Vec<SocketAddr>, LookUpFault>;
-/// Asks a resolver for the addresses of a name. Blocking, for as long as it likes.
-pub type Ask = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
+type Ask = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 /// By name; none while nobody has answered.
 type Running = Mutex<BTreeMap<Box<str>, watch::Receiver<Option<Found>>>>;
 
