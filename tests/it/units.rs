@@ -26,7 +26,10 @@ use nix::{
 };
 use tonic::Code;
 
-use crate::support::{Agent, BLOOM, Client, Next as _, Setting, profile, refusal};
+use crate::{
+    connector::successor,
+    support::{Agent, BLOOM, Client, Next as _, Setting, profile, refusal},
+};
 
 const ALICE: u32 = 2001;
 const BOB: u32 = 2002;
@@ -108,23 +111,8 @@ impl Tree {
     }
 
     /// A process in that unit with the process id of another, which has gone.
-    #[allow(unsafe_code, reason = "a process id is chosen by clone3(2) only")]
     fn successor(&self, unit: &str, gone: Pid) -> Pid {
-        let wanted = gone.as_raw();
-        let mut arguments: [u64; 11] = [0; 11];
-        arguments[4] = Signal::SIGCHLD as u64;
-        arguments[8] = (&raw const wanted) as u64;
-        arguments[9] = 1;
-        // SAFETY: the structure is that of clone_args up to set_tid_size and cgroup (88 bytes); without CLONE_VM the child
-        // has memory of its own, and it makes no call but pause(2) until it is killed.
-        let pid = unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size_of_val(&arguments)) };
-        if pid == 0 {
-            loop {
-                // SAFETY: it waits for a signal and touches nothing.
-                unsafe { libc::pause() };
-            }
-        }
-        assert_eq!(pid, i64::from(wanted), "{}", io::Error::last_os_error());
+        let gone = successor(gone, 0);
         self.enter(unit, gone);
         gone
     }

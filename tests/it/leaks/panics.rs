@@ -8,26 +8,17 @@ use std::{
 };
 
 use bloom_agent::{
-    access::Peer,
-    audit::Audit,
     clock::{Clock, Now},
-    limits::Limits,
-    log::{self, DroppedLines, Panics},
-    metrics::Metrics,
-    server::{self, Address, Book, Patience, Phase, Server},
-    service::{self, Control, ReloadFault, Reloaded},
-    store::{self, Identity},
+    log::{self, Panics},
+    service::{Control, ReloadFault, Reloaded},
     timer::ManualTime,
-    units::{Origin, Units},
 };
-use tokio::{net::UnixStream, sync::watch, task::JoinSet};
 use tonic::Code;
 
 use super::{CLIENT_ID, Canary, Search};
 use crate::{
     host::shown,
-    support::{Agent, BLOOM, Client, Setting, soon},
-    swap,
+    support::{Agent, BLOOM, Setting, handmade::Handmade, soon},
 };
 
 /// A variable that makes the test binary, started anew, panic with this in the message.
@@ -66,44 +57,8 @@ impl Clock for PanickingClock {
 
 /// Calls of which each meets the bug; what the caller is told of it.
 async fn in_a_handler(canary: &str) -> String {
-    let time = ManualTime::default();
-    let now = time.now();
-    let (_rotator, handle) = swap::idle_rotator(&time);
-    let (_publisher, reader) = store::cell(Identity(1), now);
-    let (_config, config) = watch::channel(swap::snapshot(1, now, "uid:0", &reader, &handle));
-    let (phase, phase_seen) = watch::channel(Phase::Serving);
-    let book = Book::new(Limits::default());
-    let clock = Arc::new(time.clone());
-    let metrics = Metrics::new("0", DroppedLines::default(), Panics::default());
-    let agent = Arc::new(service::Agent {
-        config,
-        phase: phase_seen.clone(),
-        clock: clock.clone(),
-        audit: Arc::new(Audit::new(clock.clone())),
-        metrics: Arc::clone(&metrics),
-        book: Arc::clone(&book),
-        units: Units::of_this_host(clock.clone(), Arc::clone(&metrics)),
-        control: Arc::new(Panicking(canary.to_owned())),
-        started: now,
-    });
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("agent.sock");
-    let bound = server::bind(Address { path: &path, mode: 0o600, group: None }).unwrap();
-    let server = Server {
-        service: service::routes(&agent).unwrap(),
-        book,
-        clock,
-        observe: Arc::new(|_| {
-            Ok((Peer { uid: 0, gid: 0, groups: vec![], pid: 1, unit: None }, Origin::Gone))
-        }),
-        faults: service::Agent::faults(),
-        metrics,
-        patience: Patience::default(),
-        pulse: tokio::sync::mpsc::channel(1).1,
-    };
-    let mut tasks = JoinSet::new();
-    tasks.spawn(server.serve(bound.listener, phase_seen));
-    let client = Client::over(UnixStream::connect(&path).await.unwrap().into_std().unwrap()).await;
+    let agent = Handmade::with(0, Arc::new(Panicking(canary.to_owned())));
+    let client = agent.client().await;
     let mut admin = client.admin.clone();
     let mut told = String::new();
     for status in [
@@ -115,8 +70,7 @@ async fn in_a_handler(canary: &str) -> String {
         told.push_str(&format!("{status} {status:?} {:?}\n", String::from_utf8_lossy(status.details())));
     }
     drop((client, admin));
-    phase.send_replace(Phase::Draining);
-    tasks.join_next().await.unwrap().unwrap().unwrap();
+    agent.end().await;
     told
 }
 

@@ -6,6 +6,7 @@
 
 mod callers;
 mod client;
+pub(crate) mod handmade;
 
 use std::{
     future::Future,

@@ -1,0 +1,212 @@
+//! What the daemon would have put together, put together by hand: a config's cell, a token's, and a socket that serves them.
+//! For what happens below the daemon, with nothing in between.
+
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+
+use bloom_agent::{
+    access::{AccessRules, Directory, Peer, Policy, RootAccess, Rules, Selector},
+    audit::Audit,
+    clock::{Clock as _, Now},
+    limits::Limits,
+    log::{DroppedLines, Panics},
+    metrics::Metrics,
+    obtain::{Attempt, Obtain},
+    refresh,
+    rotator::{self, Handle, Rotator, Task},
+    server::{self, Address, Book, Bound, Patience, Phase, Place, Server},
+    service::{
+        self, Agent, Control, ReloadFault, Reloaded,
+        snapshot::{Profile, Snapshot},
+    },
+    store::{self, Identity, Publisher, Reader},
+    timer::ManualTime,
+    token::{AccessToken, Generation, Life, LifeSource, ProfileName, Token},
+    units::{Origin, Units},
+};
+use tokio::{net::UnixStream, sync::watch, task::JoinSet};
+
+use super::Client;
+
+/// A provider that never answers.
+struct Never;
+
+impl Obtain for Never {
+    fn obtain(&self) -> Attempt<'_> {
+        Box::pin(std::future::pending())
+    }
+}
+
+/// A daemon that does nothing.
+struct Nobody;
+
+#[tonic::async_trait]
+impl Control for Nobody {
+    async fn reload(&self) -> Result<Reloaded, ReloadFault> {
+        Err(ReloadFault::Stopping)
+    }
+    async fn look_names_up(&self, _patience: Duration) {}
+    fn denial_noted(&self) {}
+    fn degraded(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+fn bloom() -> ProfileName {
+    ProfileName::parse("bloom").unwrap()
+}
+
+fn idle_rotator(time: &ManualTime) -> (Rotator, Handle) {
+    let (publisher, _reader) = store::cell(Identity(1), time.now());
+    let task = Task {
+        name: bloom(),
+        identity: Identity(1),
+        policy: refresh::Policy::default(),
+        audience: None,
+        obtain: Arc::new(Never),
+        secret_changes: None,
+        preserve: None,
+    };
+    rotator::rotator(task, Arc::new(time.clone()), publisher, 1).unwrap()
+}
+
+fn snapshot(version: u64, now: Now, allow: &str, reader: &Reader, rotator: &Handle) -> Arc<Snapshot> {
+    let policy = Policy {
+        root: RootAccess::Always,
+        own_uid: 7,
+        admin: vec![],
+        directory: Arc::new(Directory::default()),
+        unit_slices: vec![],
+    };
+    let rules = Rules::Allow(vec![Selector::parse(allow).unwrap()]);
+    let profile = Profile {
+        name: bloom(),
+        identity: Identity(1),
+        allow: vec![],
+        scopes: vec![],
+        audience: None,
+        token_url: "".into(),
+        secret_source: "".into(),
+        reader: reader.clone(),
+        rotator: rotator.clone(),
+    };
+    Arc::new(Snapshot {
+        version,
+        configured_at: now.wall,
+        access: AccessRules::new(policy, BTreeMap::from([(bloom(), rules)])),
+        profiles: BTreeMap::from([(bloom(), Arc::new(profile))]),
+    })
+}
+
+fn token(generation: u64, now: Now) -> Arc<Token> {
+    Arc::new(Token {
+        name: bloom(),
+        generation: Generation::from_u64(generation),
+        access_token: AccessToken::parse(format!("token-{generation}").into_bytes().into()).unwrap(),
+        scopes: vec![],
+        audience: None,
+        life: Life { requested: now, length: Duration::from_secs(3600), source: LifeSource::Provider },
+    })
+}
+
+/// An agent with one profile, `bloom`, and callers of one uid. Its rotator is idle.
+pub(crate) struct Handmade {
+    agent: Arc<Agent>,
+    time: ManualTime,
+    uid: u32,
+    publisher: Publisher,
+    reader: Reader,
+    config: watch::Sender<Arc<Snapshot>>,
+    phase: watch::Sender<Phase>,
+    _rotator: Rotator,
+    handle: Handle,
+    place: Place,
+    directory: tempfile::TempDir,
+    tasks: JoinSet<io::Result<()>>,
+}
+
+impl Handmade {
+    /// Serves callers of that uid, who are admitted.
+    pub(crate) fn serve(uid: u32) -> Self {
+        Self::with(uid, Arc::new(Nobody))
+    }
+
+    /// The same with a daemon of the test's own.
+    pub(crate) fn with(uid: u32, control: Arc<dyn Control>) -> Self {
+        let time = ManualTime::default();
+        let now = time.now();
+        let (rotator, handle) = idle_rotator(&time);
+        let (publisher, reader) = store::cell(Identity(1), now);
+        let (config, config_seen) = watch::channel(snapshot(1, now, &format!("uid:{uid}"), &reader, &handle));
+        let (phase, phase_seen) = watch::channel(Phase::Serving);
+        let clock = Arc::new(time.clone());
+        let metrics = Metrics::new("0", DroppedLines::default(), Panics::default());
+        let agent = Arc::new(Agent {
+            config: config_seen,
+            phase: phase_seen.clone(),
+            clock: clock.clone(),
+            audit: Arc::new(Audit::new(clock.clone())),
+            metrics: Arc::clone(&metrics),
+            book: Book::new(Limits::default()),
+            units: Units::of_this_host(clock.clone(), Arc::clone(&metrics)),
+            control,
+            started: now,
+        });
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.sock");
+        let Bound { listener, place } =
+            server::bind(Address { path: &path, mode: 0o600, group: None }).unwrap();
+        let server = Server {
+            service: service::routes(&agent).unwrap(),
+            book: Arc::clone(&agent.book),
+            clock,
+            observe: Arc::new(move |_| {
+                Ok((Peer { uid, gid: uid, groups: vec![], pid: 1, unit: None }, Origin::Gone))
+            }),
+            faults: Agent::faults(),
+            metrics,
+            patience: Patience::default(),
+            pulse: tokio::sync::mpsc::channel(1).1,
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(server.serve(listener, phase_seen));
+        Self {
+            agent,
+            time,
+            uid,
+            publisher,
+            reader,
+            config,
+            phase,
+            _rotator: rotator,
+            handle,
+            place,
+            directory,
+            tasks,
+        }
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        let path = self.directory.path().join("agent.sock");
+        Client::over(UnixStream::connect(path).await.unwrap().into_std().unwrap()).await
+    }
+
+    /// Puts another version of the config in force, which admits whoever is not the caller.
+    pub(crate) fn withdraw(&self) {
+        let version = self.agent.config.borrow().version + 1;
+        let other = format!("uid:{}", self.uid + 1);
+        self.config.send_replace(snapshot(version, self.time.now(), &other, &self.reader, &self.handle));
+    }
+
+    pub(crate) fn publish(&self, generation: u64) {
+        self.publisher.publish(Identity(1), token(generation, self.time.now()));
+    }
+
+    /// Drains, and waits for the end.
+    pub(crate) async fn end(mut self) {
+        self.phase.send_replace(Phase::Draining);
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.unwrap().unwrap();
+        }
+        drop(self.place);
+    }
+}
