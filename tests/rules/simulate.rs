@@ -35,7 +35,10 @@ fn options() -> Result<Options, String> {
         match &*arg {
             "--first" => options.first = number(value()?)?,
             "--seeds" => options.seeds = number(value()?)?,
-            "--years" => options.years = number(value()?)? as u32,
+            "--years" => {
+                let years = number(value()?)?;
+                options.years = u32::try_from(years).map_err(|why| format!("{years}: {why}"))?;
+            }
             "--seed" => options.seed = Some(number(value()?)?),
             "--machine" => options.machine_only = true,
             "--json" => options.json = Some(value()?),
