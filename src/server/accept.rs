@@ -24,11 +24,17 @@ use super::limits::Book;
 /// How long the loop pauses when accept(2) fails: 20 tries a second cost nothing, and nobody notices the wait.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// After so many refusals the loop pauses for a moment: a uid that connects again at once whatever it is told would have
+/// a core for that. Who waits behind it waits a little longer.
+const REFUSALS: u32 = 32;
+const BREATH: Duration = Duration::from_millis(3);
+
 /// The listening socket.
 pub(super) struct Acceptor {
     listener: UnixListener,
     reserve: Option<OwnedFd>,
     pause: Option<Pin<Box<Sleep>>>,
+    refusals: u32,
     book: Arc<Book>,
 }
 
@@ -54,7 +60,16 @@ fn remedy(error: &io::Error) -> Remedy {
 impl Acceptor {
     pub(super) fn new(listener: UnixListener, book: Arc<Book>) -> Self {
         let reserve = spare(&listener);
-        Self { listener, reserve, pause: None, book }
+        Self { listener, reserve, pause: None, refusals: 0, book }
+    }
+
+    /// Hears that the last connection was refused.
+    pub(super) fn refused(&mut self) {
+        self.refusals += 1;
+        if self.refusals == REFUSALS {
+            self.refusals = 0;
+            self.pause = Some(Box::pin(sleep(BREATH)));
+        }
     }
 
     /// The next connection. Dropping the future loses none, and no pause.

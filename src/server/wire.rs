@@ -14,7 +14,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     task::{Context, Poll, ready},
 };
@@ -22,19 +22,50 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use self::{frames::Frames, meter::Meter};
+use super::turns::Seat;
 use crate::clock::Clock;
+
+/// Calls of a turn, and bytes: then others have theirs. The last read of a turn may bring more.
+const TURN_HEADS: u32 = 32;
+const TURN_BYTES: usize = 64 * 1024;
 
 /// What the connection's task has to know of its bytes.
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
     greeted: AtomicBool,
     flooded: AtomicBool,
+    /// HEADERS that came.
+    heads: AtomicU32,
+    /// Frames that no client has reason to send.
+    wasted: AtomicU32,
+    /// A poll of the connection's task has begun, and it has not asked for bytes.
+    fresh: AtomicBool,
 }
 
 impl Traffic {
     /// Whether the client's preface and its first SETTINGS have come (RFC 9113 §3.4).
     pub(super) fn greeted(&self) -> bool {
         self.greeted.load(Ordering::Relaxed)
+    }
+
+    /// HEADERS that came; it wraps.
+    pub(super) fn heads(&self) -> u32 {
+        self.heads.load(Ordering::Relaxed)
+    }
+
+    /// Frames that no client has reason to send, since this was asked last.
+    pub(super) fn take_wasted(&self) -> u32 {
+        self.wasted.swap(0, Ordering::Relaxed)
+    }
+
+    /// Says that the connection's task is polled: in each poll it may have one turn.
+    pub(super) fn begin_turn(&self) {
+        self.fresh.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has not asked for bytes since then.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.fresh.load(Ordering::Relaxed)
     }
 
     /// Whether the meter has cut the connection.
@@ -50,26 +81,69 @@ pub(super) struct Wire<T> {
     meter: Meter,
     clock: Arc<dyn Clock>,
     traffic: Arc<Traffic>,
+    seat: Seat,
+    turn: Turn,
+}
+
+/// How far the turn is.
+#[derive(Clone, Copy, Debug)]
+enum Turn {
+    /// Not in this poll any more.
+    Over,
+    /// So much may still come.
+    Open { heads: u32, bytes: usize },
 }
 
 impl<T> Wire<T> {
-    pub(super) fn new(inner: T, clock: Arc<dyn Clock>, traffic: Arc<Traffic>) -> Self {
+    pub(super) fn new(inner: T, clock: Arc<dyn Clock>, traffic: Arc<Traffic>, seat: Seat) -> Self {
         let meter = Meter::new(clock.now().boot);
-        Self { inner, frames: Frames::new(), meter, clock, traffic }
+        traffic.begin_turn();
+        Self { inner, frames: Frames::new(), meter, clock, traffic, seat, turn: Turn::Over }
     }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let is_fresh = this.traffic.fresh.swap(false, Ordering::Relaxed);
+        if is_fresh {
+            this.turn = Turn::Over;
+            ready!(this.seat.poll_turn(cx));
+            this.turn = Turn::Open { heads: TURN_HEADS, bytes: TURN_BYTES };
+        }
+        let Turn::Open { heads, bytes } = this.turn else {
+            // In the next poll, which has been seen to.
+            return Poll::Pending;
+        };
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
+        let Poll::Ready(read) = Pin::new(&mut this.inner).poll_read(cx, buf) else {
+            if is_fresh {
+                this.seat.give_back();
+            }
+            return Poll::Pending;
+        };
+        read?;
         let seen = this.frames.walk(&mut buf.filled_mut()[before..]);
+        this.turn =
+            match (heads.saturating_sub(seen.heads), bytes.saturating_sub(buf.filled().len() - before)) {
+                (0, _) | (_, 0) => {
+                    cx.waker().wake_by_ref();
+                    Turn::Over
+                }
+                (heads, bytes) => Turn::Open { heads, bytes },
+            };
+        if seen.heads > 0 {
+            this.traffic.heads.fetch_add(seen.heads, Ordering::Relaxed);
+        }
         if seen.settings > 0 {
             this.traffic.greeted.store(true, Ordering::Relaxed);
         }
         let clock = &this.clock;
-        Poll::Ready(this.meter.read(seen.heads, seen.cheap, || clock.now().boot).map_err(|meter::Flood| {
+        let metered = this.meter.read(seen.heads, seen.cheap, || clock.now().boot);
+        if seen.cheap > 0 && this.meter.is_low() {
+            this.traffic.wasted.fetch_add(seen.cheap, Ordering::Relaxed);
+        }
+        Poll::Ready(metered.map_err(|meter::Flood| {
             this.traffic.flooded.store(true, Ordering::Relaxed);
             io::Error::new(io::ErrorKind::ConnectionAborted, "a flood of frames")
         }))

@@ -8,7 +8,6 @@ use super::fields::Fields;
 /// RFC 9113 §3.4.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
 const SETTINGS: u8 = 0x4;
 const CONTINUATION: u8 = 0x9;
@@ -22,7 +21,7 @@ const PRIORITY: u8 = 0x20;
 pub(super) struct Seen {
     /// HEADERS frames.
     pub(super) heads: u32,
-    /// Frames that are neither HEADERS nor DATA with content.
+    /// Other frames, and what a long HEADERS is beyond the ordinary.
     pub(super) cheap: u32,
     /// Among them SETTINGS.
     pub(super) settings: u32,
@@ -59,6 +58,12 @@ enum At {
 enum Last {
     Yes,
     No,
+}
+
+/// What a HEADERS of that length costs the meter. gRPC's own bound for metadata is 8 KiB; half of that is nobody's, and
+/// the rest is decoded for nothing.
+pub(super) const fn burden(length: u32) -> u32 {
+    length.saturating_sub(4 * 1024) / 256
 }
 
 const HEAD: At = At::Head { bytes: [0; 9], filled: 0 };
@@ -138,8 +143,10 @@ impl Frames {
         let [high, middle, low, kind, flags, ..] = head;
         let left = u32::from_be_bytes([0, high, middle, low]);
         match kind {
-            HEADERS => seen.heads += 1,
-            DATA if left > 0 => {}
+            HEADERS => {
+                seen.heads += 1;
+                seen.cheap += burden(left);
+            }
             SETTINGS => {
                 seen.settings += 1;
                 seen.cheap += 1;

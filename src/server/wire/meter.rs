@@ -1,8 +1,8 @@
 //! The frame meter: cuts floods of frames that cost the sender nothing and the server a wake-up.
 //!
-//! Cheap is every frame but HEADERS and DATA with content: PING, SETTINGS, WINDOW_UPDATE, PRIORITY, RST_STREAM, unknown
-//! types. HTTP/2 libraries answer all of them without end; one flooding connection takes the better part of a core.
-//! Honest clients send two or three cheap frames per call and three per message received, so calls and bytes written
+//! Cheap is every frame but HEADERS: PING, SETTINGS, WINDOW_UPDATE, PRIORITY, RST_STREAM, unknown types, and DATA, which
+//! can have one byte. HTTP/2 libraries answer all of them without end; one flooding connection takes the better part of a
+//! core. Honest clients send three or four of them per call and three per message received, so calls and bytes written
 //! earn credit.
 
 use std::time::Duration;
@@ -41,6 +41,11 @@ impl Meter {
         let frames = i32::try_from(self.change / BYTES_PER_FRAME).unwrap_or(CEILING);
         self.change %= BYTES_PER_FRAME;
         self.earn(frames);
+    }
+
+    /// Whether more is spent than any client has reason to.
+    pub(super) const fn is_low(&self) -> bool {
+        self.budget < BUDGET / 2
     }
 
     /// Takes in what one read brought. The clock is read only when the budget is gone.

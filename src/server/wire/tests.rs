@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{frames::Seen, *};
 use crate::clock::{Now, Timestamp};
+use crate::server::turns::Turns;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -210,7 +211,7 @@ fn make(huffman: &HuffmanEncoder, frames: &[Frame]) -> Made {
     for frame in frames {
         match frame {
             Frame::Other { kind, flags, payload } => {
-                made.seen.cheap += u32::from(*kind != 0 || payload.is_empty());
+                made.seen.cheap += 1;
                 made.seen.settings += u32::from(*kind == 4);
                 made.bytes.extend(head(*kind, *flags, payload.len()));
                 made.bytes.extend(payload);
@@ -286,6 +287,7 @@ fn make(huffman: &HuffmanEncoder, frames: &[Frame]) -> Made {
                             end | if padding.is_some() { 0x8 } else { 0 } | if *priority { 0x20 } else { 0 };
                         let around = padding.map_or(0, |padding| 1 + usize::from(padding))
                             + if *priority { 5 } else { 0 };
+                        made.seen.cheap += frames::burden(u32::try_from(part.len() + around).expect("small"));
                         made.bytes.extend(head(1, flags, part.len() + around));
                         made.bytes.extend(*padding);
                         // Priority and padding look like an `:authority` to be rewritten, and are none.
@@ -466,11 +468,16 @@ impl Clock for Still {
     }
 }
 
+/// A place that nobody else wants.
+fn seat() -> Seat {
+    Seat::new(1, Turns::new(Arc::new(Still)))
+}
+
 #[tokio::test]
 async fn the_wire_says_when_the_client_has_greeted_and_when_it_floods() {
     let (mut client, server) = tokio::io::duplex(1 << 20);
     let traffic = Arc::new(Traffic::default());
-    let mut wire = Wire::new(server, Arc::new(Still), Arc::clone(&traffic));
+    let mut wire = Wire::new(server, Arc::new(Still), Arc::clone(&traffic), seat());
     let mut buffer = [0; 64];
 
     client.write_all(PREFACE).await.expect("writes");
@@ -483,6 +490,7 @@ async fn the_wire_says_when_the_client_has_greeted_and_when_it_floods() {
     let ping = b"\0\0\x08\x06\0\0\0\0\0________";
     client.write_all(&ping.repeat(1_999)).await.expect("writes");
     let mut flood = vec![0; 17 * 1_999];
+    traffic.begin_turn();
     wire.read_exact(&mut flood).await.expect("the budget is 2,000 with the SETTINGS");
     assert!(!traffic.flooded());
     client.write_all(ping).await.expect("writes");
@@ -495,11 +503,39 @@ async fn the_wire_says_when_the_client_has_greeted_and_when_it_floods() {
 async fn what_the_server_writes_pays_for_frames_and_reads_keep_what_was_there() {
     let (mut client, server) = tokio::io::duplex(1 << 20);
     let traffic = Arc::new(Traffic::default());
-    let mut wire = Wire::new(server, Arc::new(Still), Arc::clone(&traffic));
+    let mut wire = Wire::new(server, Arc::new(Still), Arc::clone(&traffic), seat());
     wire.write_all(&[0; 256 * 500]).await.expect("writes");
     client.write_all(PREFACE).await.expect("writes");
     client.write_all(&b"\0\0\x08\x06\0\0\0\0\0________".repeat(2_500)).await.expect("writes");
     let mut bytes = vec![0; 24 + 17 * 2_500];
     wire.read_exact(&mut bytes).await.expect("500 more than the budget");
     assert!(!traffic.flooded());
+}
+
+#[tokio::test]
+async fn a_turn_ends_after_so_many_bytes_or_calls_and_the_next_one_goes_on() {
+    let (mut client, server) = tokio::io::duplex(1 << 20);
+    let traffic = Arc::new(Traffic::default());
+    let mut wire = Wire::new(server, Arc::new(Still), Arc::clone(&traffic), seat());
+    let calls = b"\0\0\x01\x01\x05\0\0\0\x01\x82".repeat(1_000);
+    client.write_all(PREFACE).await.expect("writes");
+    client.write_all(&calls).await.expect("writes");
+    let (woken, mut turns, mut read) = (std::task::Waker::noop(), 0, 0);
+    let mut cx = Context::from_waker(woken);
+    let whole = PREFACE.len() + calls.len();
+    while read < whole {
+        traffic.begin_turn();
+        turns += 1;
+        assert!(turns < 100, "{read} of {whole}");
+        loop {
+            let mut bytes = [0; 100];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            if Pin::new(&mut wire).poll_read(&mut cx, &mut buffer).is_pending() {
+                break;
+            }
+            read += buffer.filled().len();
+        }
+    }
+    // 32 calls a turn, ten in each read; one turn in eight is spent on waiting for the others.
+    assert_eq!((turns, traffic.heads()), (28 + 28 / 8, 1_000));
 }
