@@ -144,7 +144,7 @@ where
         let streams = TaskTracker::new();
         let mut connections = JoinSet::new();
         let mut next_id = 1;
-        let (mut peak, mut trimming) = (0, None::<Pin<Box<Sleep>>>);
+        let mut trimming = None::<Pin<Box<Sleep>>>;
 
         let mut drained = pin!(draining(phase.clone()));
         loop {
@@ -153,16 +153,14 @@ where
                 () = &mut drained => break,
                 Some(ended) = connections.join_next() => {
                     self.ended(ended);
-                    peak = peak.max(wiping::held());
                     // What its calls held is freed a little later.
                     trimming.get_or_insert_with(|| Box::pin(sleep(TRIM_AFTER)));
                 }
                 () = at(&mut trimming) => {
                     trimming = None;
-                    if peak - wiping::held() > TRIM_FROM {
+                    if wiping::most_held() - wiping::held() > TRIM_FROM {
                         wiping::trim();
                     }
-                    peak = wiping::held();
                 }
                 Some(beat) = self.pulse.recv() => {
                     // Who asked has stopped waiting.
@@ -369,7 +367,7 @@ impl Strays {
         }
         match traffic.take_wasted() {
             0 => {}
-            frames => connection.charge(Waste::Frames(frames)),
+            micros => connection.charge(Waste::Frames { micros }),
         }
     }
 }

@@ -27,12 +27,18 @@ impl<A> WipingAllocator<A> {
 thread_local! {
     /// Never dropped, so that an allocation while a thread ends finds it.
     static HELD: Cell<i64> = const { Cell::new(0) };
+    static MOST: Cell<i64> = const { Cell::new(0) };
 }
 
 /// Bytes that this thread has allocated since its start, less those that it has freed, whoever allocated them: what a piece
 /// of work on one thread holds is the difference of two calls. Zero where another allocator is the global one.
 pub fn held() -> i64 {
     HELD.get()
+}
+
+/// The most that [`held`] has been since this was asked last.
+pub fn most_held() -> i64 {
+    MOST.replace(HELD.get())
 }
 
 /// Gives pages that are free back to the kernel: malloc(3) keeps what lies below a block that is still used, which after a
@@ -48,7 +54,11 @@ pub fn trim() {
 
 /// The size of a block is at most isize::MAX.
 fn hold(bytes: usize) {
-    HELD.set(HELD.get().wrapping_add(bytes as i64));
+    let held = HELD.get().wrapping_add(bytes as i64);
+    HELD.set(held);
+    if held > MOST.get() {
+        MOST.set(held);
+    }
 }
 
 fn release(bytes: usize) {

@@ -23,9 +23,9 @@ const SCALE: i64 = if cfg!(debug_assertions) { 8 } else { 1 };
 /// What one connection may hold.
 const MOST_OF_CONNECTION: i64 = SCALE * (6 << 20);
 /// What the connections of a uid may hold. What the heap needs around it comes on top.
-const MOST_OF_UID: i64 = SCALE * (24 << 20);
+const MOST_OF_UID: i64 = SCALE * (18 << 20);
 /// From here on no new call is begun.
-const FULL: i64 = SCALE * (20 << 20);
+const FULL: i64 = SCALE * (15 << 20);
 /// What any connection may hold, whatever the others of its uid do.
 const ORDINARY: i64 = SCALE * (40 << 10);
 
@@ -138,7 +138,7 @@ mod tests {
         assert!(!first.is_overdrawn() && !first.is_full());
         first.add(1);
         assert!(first.is_overdrawn());
-        let others: Vec<_> = (0..3).map(|_| Account::new(Arc::clone(&uid))).collect();
+        let others: Vec<_> = (0..2).map(|_| Account::new(Arc::clone(&uid))).collect();
         for other in &others {
             other.add(MOST_OF_CONNECTION);
         }

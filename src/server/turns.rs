@@ -40,8 +40,11 @@ pub(super) enum Waste {
     Connect,
     /// So many calls were refused for a limit, or cancelled, or were none at all.
     Calls(u32),
-    /// So many frames came that mean nothing, beyond what any client sends.
-    Frames(u32),
+    /// Frames and fields came that mean nothing, beyond what any client sends.
+    Frames {
+        /// The work that they were.
+        micros: u32,
+    },
     /// A connection had to be ended.
     Connection,
 }
@@ -51,7 +54,7 @@ impl Waste {
         match self {
             Self::Connect => 50,
             Self::Calls(count) => count.saturating_mul(8),
-            Self::Frames(count) => count,
+            Self::Frames { micros } => micros,
             Self::Connection => 1_000,
         }
     }

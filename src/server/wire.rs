@@ -21,13 +21,19 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use self::{frames::Frames, meter::Meter};
+use self::{
+    frames::Frames,
+    meter::{Labour, Meter},
+};
 use super::turns::Seat;
 use crate::clock::Clock;
 
 /// Calls of a turn, and bytes: then others have theirs. The last read of a turn may bring more.
-const TURN_HEADS: u32 = 32;
+const TURN_HEADS: u32 = 16;
 const TURN_BYTES: usize = 64 * 1024;
+
+/// The most of one read: the shortest call has eleven bytes, and what was read is worked on before anybody else is.
+const SIP: usize = 1024;
 
 /// What the connection's task has to know of its bytes.
 #[derive(Debug, Default)]
@@ -36,7 +42,7 @@ pub(super) struct Traffic {
     flooded: AtomicBool,
     /// HEADERS that came.
     heads: AtomicU32,
-    /// Frames that no client has reason to send.
+    /// Frames and fields that no client has reason to send, in µs.
     wasted: AtomicU32,
     /// A poll of the connection's task has begun, and it has not asked for bytes.
     fresh: AtomicBool,
@@ -53,7 +59,7 @@ impl Traffic {
         self.heads.load(Ordering::Relaxed)
     }
 
-    /// Frames that no client has reason to send, since this was asked last.
+    /// The work of frames and fields that no client has reason to send, in µs, since this was asked last.
     pub(super) fn take_wasted(&self) -> u32 {
         self.wasted.swap(0, Ordering::Relaxed)
     }
@@ -79,6 +85,7 @@ pub(super) struct Wire<T> {
     inner: T,
     frames: Frames,
     meter: Meter,
+    labour: Labour,
     clock: Arc<dyn Clock>,
     traffic: Arc<Traffic>,
     seat: Seat,
@@ -98,7 +105,8 @@ impl<T> Wire<T> {
     pub(super) fn new(inner: T, clock: Arc<dyn Clock>, traffic: Arc<Traffic>, seat: Seat) -> Self {
         let meter = Meter::new(clock.now().boot);
         traffic.begin_turn();
-        Self { inner, frames: Frames::new(), meter, clock, traffic, seat, turn: Turn::Over }
+        let labour = Labour::new();
+        Self { inner, frames: Frames::new(), meter, labour, clock, traffic, seat, turn: Turn::Over }
     }
 }
 
@@ -116,22 +124,25 @@ impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
             return Poll::Pending;
         };
         let before = buf.filled().len();
-        let Poll::Ready(read) = Pin::new(&mut this.inner).poll_read(cx, buf) else {
+        let most = buf.remaining().min(SIP);
+        let mut sip = ReadBuf::new(buf.initialize_unfilled_to(most));
+        let Poll::Ready(read) = Pin::new(&mut this.inner).poll_read(cx, &mut sip) else {
             if is_fresh {
                 this.seat.give_back();
             }
             return Poll::Pending;
         };
         read?;
+        let come = sip.filled().len();
+        buf.advance(come);
         let seen = this.frames.walk(&mut buf.filled_mut()[before..]);
-        this.turn =
-            match (heads.saturating_sub(seen.heads), bytes.saturating_sub(buf.filled().len() - before)) {
-                (0, _) | (_, 0) => {
-                    cx.waker().wake_by_ref();
-                    Turn::Over
-                }
-                (heads, bytes) => Turn::Open { heads, bytes },
-            };
+        this.turn = match (heads.saturating_sub(seen.heads), bytes.saturating_sub(come)) {
+            (0, _) | (_, 0) => {
+                cx.waker().wake_by_ref();
+                Turn::Over
+            }
+            (heads, bytes) => Turn::Open { heads, bytes },
+        };
         if seen.heads > 0 {
             this.traffic.heads.fetch_add(seen.heads, Ordering::Relaxed);
         }
@@ -140,8 +151,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
         }
         let clock = &this.clock;
         let metered = this.meter.read(seen.heads, seen.cheap, || clock.now().boot);
-        if seen.cheap > 0 && this.meter.is_low() {
-            this.traffic.wasted.fetch_add(seen.cheap, Ordering::Relaxed);
+        let cheap = if this.meter.is_low() { seen.cheap } else { 0 };
+        let wasted = this.labour.read(seen.heads, seen.fields, seen.block).saturating_add(cheap);
+        if wasted > 0 {
+            this.traffic.wasted.fetch_add(wasted, Ordering::Relaxed);
         }
         Poll::Ready(metered.map_err(|meter::Flood| {
             this.traffic.flooded.store(true, Ordering::Relaxed);

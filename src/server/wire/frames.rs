@@ -8,6 +8,7 @@ use super::fields::Fields;
 /// RFC 9113 §3.4.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
 const SETTINGS: u8 = 0x4;
 const CONTINUATION: u8 = 0x9;
@@ -21,9 +22,13 @@ const PRIORITY: u8 = 0x20;
 pub(super) struct Seen {
     /// HEADERS frames.
     pub(super) heads: u32,
-    /// Other frames, and what a long HEADERS is beyond the ordinary.
+    /// Bytes of field blocks.
+    pub(super) block: u32,
+    /// Fields in them: one of a byte can stand for many bytes.
+    pub(super) fields: u32,
+    /// What the frames cost the meter.
     pub(super) cheap: u32,
-    /// Among them SETTINGS.
+    /// SETTINGS frames.
     pub(super) settings: u32,
 }
 
@@ -60,10 +65,14 @@ enum Last {
     No,
 }
 
-/// What a HEADERS of that length costs the meter. gRPC's own bound for metadata is 8 KiB; half of that is nobody's, and
-/// the rest is decoded for nothing.
-pub(super) const fn burden(length: u32) -> u32 {
-    length.saturating_sub(4 * 1024) / 256
+/// What a frame costs the meter. HEADERS are calls, and paid for; but gRPC's own bound for metadata is 8 KiB, half of that
+/// is nobody's, and the rest is decoded for nothing. What is neither a call's nor short is read for nothing.
+pub(super) const fn price(kind: u8, length: u32) -> u32 {
+    match kind {
+        HEADERS => length.saturating_sub(4 * 1024) / 256,
+        DATA | CONTINUATION => 1,
+        _ => 1 + length / 256,
+    }
 }
 
 const HEAD: At = At::Head { bytes: [0; 9], filled: 0 };
@@ -121,7 +130,8 @@ impl Frames {
                 }
                 At::Block { left, .. } => {
                     let used = bytes.len().min(*left as usize);
-                    self.fields.walk(&mut bytes[..used]);
+                    seen.fields += self.fields.walk(&mut bytes[..used]);
+                    seen.block += used as u32;
                     *left -= used as u32;
                     self.settle();
                     used
@@ -142,17 +152,9 @@ impl Frames {
     fn begin(&mut self, head: [u8; 9], seen: &mut Seen) -> At {
         let [high, middle, low, kind, flags, ..] = head;
         let left = u32::from_be_bytes([0, high, middle, low]);
-        match kind {
-            HEADERS => {
-                seen.heads += 1;
-                seen.cheap += burden(left);
-            }
-            SETTINGS => {
-                seen.settings += 1;
-                seen.cheap += 1;
-            }
-            _ => seen.cheap += 1,
-        }
+        seen.cheap += price(kind, left);
+        seen.heads += u32::from(kind == HEADERS);
+        seen.settings += u32::from(kind == SETTINGS);
         // Anything but CONTINUATION within a block, and CONTINUATION outside of one, is a connection error (§6.10).
         // h2 closes it; until then only the frames are followed.
         if (kind == CONTINUATION) != self.block_open {
