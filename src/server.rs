@@ -73,9 +73,10 @@ use crate::{
     wiping,
 };
 
-/// So much freed is given back to the kernel, so long after the end of a connection.
+/// So much freed is given back to the kernel, so long after the end of a connection; and once more what was freed later.
 const TRIM_FROM: i64 = 1 << 20;
 const TRIM_AFTER: Duration = Duration::from_secs(1);
+const TRIM_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// What the agent is about; its sender is the daemon's. When the sender is dropped, the agent drains.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -154,12 +155,15 @@ where
                 Some(ended) = connections.join_next() => {
                     self.ended(ended);
                     // What its calls held is freed a little later.
-                    trimming.get_or_insert_with(|| Box::pin(sleep(TRIM_AFTER)));
+                    if trimming.is_none() {
+                        trimming = Some(Box::pin(sleep(TRIM_AFTER)));
+                    }
                 }
                 () = at(&mut trimming) => {
                     trimming = None;
                     if wiping::most_held() - wiping::held() > TRIM_FROM {
                         wiping::trim();
+                        trimming = Some(Box::pin(sleep(TRIM_AGAIN_AFTER)));
                     }
                 }
                 Some(beat) = self.pulse.recv() => {
@@ -167,11 +171,13 @@ where
                     let _gone = beat.send(());
                 }
                 stream = acceptor.accept() => {
+                    let began = self.clock.now().boot;
                     if let Some((connection, permit)) = self.admit(&stream, next_id) {
                         next_id += 1;
                         connections.spawn(self.connection(stream, connection, permit, &streams, phase.clone()));
                     } else {
-                        acceptor.refused();
+                        drop(stream);
+                        acceptor.refused(self.clock.now().boot.since(began));
                     }
                 }
             }
@@ -363,7 +369,7 @@ impl Strays {
         // One more call than HEADERS there never is; but a difference that is none must not be a huge one.
         if strays > Self::UNDER_WAY && strays < u32::MAX / 2 {
             self.0 = self.0.wrapping_add(strays);
-            connection.charge(Waste::Calls(strays));
+            connection.charge(Waste::Strays(strays));
         }
         match traffic.take_wasted() {
             0 => {}

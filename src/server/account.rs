@@ -16,30 +16,44 @@ use std::{
 };
 
 use super::connection::Connection;
-use crate::wiping;
+use crate::{limits::Limits, wiping};
 
 /// Without optimization a call is many times as large.
-const SCALE: i64 = if cfg!(debug_assertions) { 8 } else { 1 };
-/// What one connection may hold.
-const MOST_OF_CONNECTION: i64 = SCALE * (6 << 20);
-/// What the connections of a uid may hold. What the heap needs around it comes on top.
-const MOST_OF_UID: i64 = SCALE * (18 << 20);
-/// From here on no new call is begun.
-const FULL: i64 = SCALE * (15 << 20);
+const SCALE: i64 = if cfg!(debug_assertions) { 16 } else { 1 };
 /// What any connection may hold, whatever the others of its uid do.
 const ORDINARY: i64 = SCALE * (40 << 10);
+
+/// What may be held. It follows from `[limits]`: who raises them wants more to be held.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    /// By one connection: 6 KiB for each of its streams.
+    connection: i64,
+    /// By all of a uid before no new call is begun: 12 KiB for each connection and 2.25 for each call.
+    full: i64,
+    /// By all of a uid before those that hold the most have to go. What the heap needs around it comes on top.
+    uid: i64,
+}
+
+impl Bounds {
+    fn of(limits: Limits) -> Self {
+        let connection = SCALE * (6 << 10) * i64::from(limits.streams_per_connection);
+        let full = SCALE * (i64::from(limits.connections) * (12 << 10) + i64::from(limits.calls) * (9 << 8));
+        Self { connection, full, uid: full + full / 5 }
+    }
+}
 
 /// What one connection holds.
 #[derive(Debug)]
 pub(super) struct Account {
     own: AtomicI64,
     of_uid: Arc<AtomicI64>,
+    bounds: Bounds,
 }
 
 impl Account {
-    /// `of_uid` is what all of the uid's connections hold.
-    pub(super) const fn new(of_uid: Arc<AtomicI64>) -> Self {
-        Self { own: AtomicI64::new(0), of_uid }
+    /// `of_uid` is what all of the uid's connections hold; `limits` are those of the moment of the connect.
+    pub(super) fn new(of_uid: Arc<AtomicI64>, limits: Limits) -> Self {
+        Self { own: AtomicI64::new(0), of_uid, bounds: Bounds::of(limits) }
     }
 
     /// Does something on the connection's account.
@@ -68,12 +82,12 @@ impl Account {
     /// Whether the connection has to go.
     pub(super) fn is_overdrawn(&self) -> bool {
         let own = self.own.load(Relaxed);
-        own > MOST_OF_CONNECTION || (own > ORDINARY && self.of_uid.load(Relaxed) > MOST_OF_UID)
+        own > self.bounds.connection || (own > ORDINARY && self.of_uid.load(Relaxed) > self.bounds.uid)
     }
 
     /// Whether there is no room for another call.
     pub(super) fn is_full(&self) -> bool {
-        self.of_uid.load(Relaxed) > FULL
+        self.of_uid.load(Relaxed) > self.bounds.full
     }
 }
 
@@ -133,16 +147,18 @@ mod tests {
     #[test]
     fn a_connection_has_a_bound_and_a_uid_another_and_both_end_with_the_connection() {
         let uid = Arc::new(AtomicI64::new(0));
-        let first = Account::new(Arc::clone(&uid));
-        first.add(MOST_OF_CONNECTION);
+        let account = || Account::new(Arc::clone(&uid), Limits::default());
+        let of_connection = SCALE * (6 << 20);
+        let first = account();
+        first.add(of_connection);
         assert!(!first.is_overdrawn() && !first.is_full());
         first.add(1);
         assert!(first.is_overdrawn());
-        let others: Vec<_> = (0..2).map(|_| Account::new(Arc::clone(&uid))).collect();
+        let others = [account(), account()];
         for other in &others {
-            other.add(MOST_OF_CONNECTION);
+            other.add(of_connection);
         }
-        let small = Account::new(Arc::clone(&uid));
+        let small = account();
         small.add(ORDINARY);
         assert!(small.is_full() && !small.is_overdrawn(), "an ordinary one is never cut for the others");
         small.add(1);
@@ -151,5 +167,21 @@ mod tests {
         assert!(!small.is_full() && !small.is_overdrawn());
         drop((small, others));
         assert_eq!(uid.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn what_may_be_held_follows_from_the_limits() {
+        let usual = Bounds::of(Limits::default());
+        let mib = |bytes: i64| bytes / SCALE / (1 << 20);
+        assert_eq!((mib(usual.connection), mib(usual.full), mib(usual.uid)), (6, 15, 18));
+        let large = Limits {
+            connections: 100_000,
+            calls: 1_000_000,
+            streams_per_connection: 1_000_000,
+            ..Limits::default()
+        };
+        let large = Bounds::of(large);
+        assert!(large.full > 100 * usual.full && large.connection > 900 * usual.connection);
+        assert!(Bounds::of(Limits { connections: 1_000_000, calls: 1_000_000, ..Limits::default() }).uid > 0);
     }
 }

@@ -130,8 +130,15 @@ pub(super) struct Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // Nobody was there any more when the answer was.
-        if self.counted.code == Code::Cancelled {
+        // Nobody was there any more when the answer was; or it was no call that anybody could answer.
+        if matches!(
+            self.counted.code,
+            Code::Cancelled
+                | Code::Internal
+                | Code::OutOfRange
+                | Code::ResourceExhausted
+                | Code::Unimplemented
+        ) {
             self.permit.connection().charge(Waste::Calls(1));
         }
     }

@@ -55,7 +55,7 @@ impl Connection {
         standing: Arc<Standing>,
     ) -> Arc<Self> {
         let (origin, placed) = (Mutex::new(Some(Arc::new(origin))), OnceCell::new());
-        let account = Account::new(Arc::clone(&standing.held));
+        let account = Account::new(Arc::clone(&standing.held), book.limits());
         let (calls, begun) = (AtomicU32::new(0), AtomicU32::new(0));
         let kept = Mutex::new(None);
         Arc::new(Self { id, peer, origin, placed, book, calls, begun, standing, account, kept })

@@ -38,8 +38,10 @@ const LONGEST: Duration = Duration::from_secs(5);
 pub(super) enum Waste {
     /// A connection was accepted.
     Connect,
-    /// So many calls were refused for a limit, or cancelled, or were none at all.
+    /// So many calls were refused for a limit, or cancelled, or could not be read.
     Calls(u32),
+    /// So many requests were no calls: HTTP/2 answers each with a reset of its own.
+    Strays(u32),
     /// Frames and fields came that mean nothing, beyond what any client sends.
     Frames {
         /// The work that they were.
@@ -53,11 +55,21 @@ impl Waste {
     const fn micros(self) -> u32 {
         match self {
             Self::Connect => 50,
-            Self::Calls(count) => count.saturating_mul(8),
+            Self::Calls(count) => count.saturating_mul(16),
+            Self::Strays(count) => count.saturating_mul(64),
             Self::Frames { micros } => micros,
             Self::Connection => 1_000,
         }
     }
+}
+
+/// How long a turn may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Length {
+    /// As long as any.
+    Whole,
+    /// As short as can be.
+    Short,
 }
 
 /// What a connection that wants a turn is told.
@@ -65,6 +77,8 @@ impl Waste {
 pub(super) enum Turn {
     /// It is yours.
     Taken,
+    /// The same, of a uid in disgrace: it should be short.
+    TakenShort,
     /// You are woken when it may be.
     Queued,
     /// You lead: ask again when all others that can run have run.
@@ -137,7 +151,7 @@ impl Turns {
             // Without a turn for anybody it is the next leader who is woken.
             let next = state.left.max(1);
             state.wake(next);
-            return Turn::Taken;
+            return if disgraced { Turn::TakenShort } else { Turn::Taken };
         }
         if state.left > 0 {
             state.left -= 1;
@@ -223,13 +237,14 @@ impl Seat {
     }
 
     /// Waits for a turn.
-    pub(super) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Length> {
         if let Some(rest) = &mut self.rest {
             ready!(rest.as_mut().poll(cx));
             self.rest = None;
         }
         match self.turns.take(self.id, cx.waker()) {
-            Turn::Taken => Poll::Ready(()),
+            Turn::Taken => Poll::Ready(Length::Whole),
+            Turn::TakenShort => Poll::Ready(Length::Short),
             Turn::Queued => Poll::Pending,
             Turn::LeadAfterAll => {
                 cx.waker().wake_by_ref();
@@ -371,12 +386,12 @@ mod tests {
     fn who_wastes_has_one_turn_in_twenty_milliseconds_until_it_is_paid_for() {
         let (clock, turns, woken, waker) = turns();
         begin(&turns, &waker);
-        turns.charge(Waste::Calls(5_000));
+        turns.charge(Waste::Calls(2_500));
         assert_eq!(turns.take(1, &waker), Turn::Taken, "40,000 µs may be wasted at once");
         turns.charge(Waste::Connect);
         assert_eq!(turns.take(2, &waker), Turn::LeadAfter(REST));
         assert_eq!(turns.take(3, &waker), Turn::Queued);
-        assert_eq!(turns.take(2, &waker), Turn::Taken);
+        assert_eq!(turns.take(2, &waker), Turn::TakenShort);
         assert_eq!(woken.0.load(Relaxed), 1, "the next to lead");
         assert_eq!(turns.take(3, &waker), Turn::LeadAfter(REST));
         assert!(!turns.is_even());
@@ -395,7 +410,7 @@ mod tests {
         let (clock, turns, _, waker) = turns();
         for second in 0..1_000 {
             clock.0.store(second * 1_000, Relaxed);
-            turns.charge(Waste::Calls(4_000));
+            turns.charge(Waste::Calls(2_000));
             turns.charge(Waste::Connection);
             begin(&turns, &waker);
             for id in 1..8 {

@@ -25,7 +25,7 @@ use self::{
     frames::Frames,
     meter::{Labour, Meter},
 };
-use super::turns::Seat;
+use super::turns::{Length, Seat};
 use crate::clock::Clock;
 
 /// Calls of a turn, and bytes: then others have theirs. The last read of a turn may bring more.
@@ -34,6 +34,8 @@ const TURN_BYTES: usize = 64 * 1024;
 
 /// The most of one read: the shortest call has eleven bytes, and what was read is worked on before anybody else is.
 const SIP: usize = 1024;
+/// The whole of a turn in disgrace.
+const SHORT_TURN_BYTES: usize = 256;
 
 /// What the connection's task has to know of its bytes.
 #[derive(Debug, Default)]
@@ -116,15 +118,18 @@ impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
         let is_fresh = this.traffic.fresh.swap(false, Ordering::Relaxed);
         if is_fresh {
             this.turn = Turn::Over;
-            ready!(this.seat.poll_turn(cx));
-            this.turn = Turn::Open { heads: TURN_HEADS, bytes: TURN_BYTES };
+            let bytes = match ready!(this.seat.poll_turn(cx)) {
+                Length::Whole => TURN_BYTES,
+                Length::Short => SHORT_TURN_BYTES,
+            };
+            this.turn = Turn::Open { heads: TURN_HEADS, bytes };
         }
         let Turn::Open { heads, bytes } = this.turn else {
             // In the next poll, which has been seen to.
             return Poll::Pending;
         };
         let before = buf.filled().len();
-        let most = buf.remaining().min(SIP);
+        let most = buf.remaining().min(SIP).min(bytes);
         let mut sip = ReadBuf::new(buf.initialize_unfilled_to(most));
         let Poll::Ready(read) = Pin::new(&mut this.inner).poll_read(cx, &mut sip) else {
             if is_fresh {

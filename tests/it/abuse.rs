@@ -127,7 +127,8 @@ fn no_attack_of_one_uid_is_felt_by_another_and_none_leaves_anything_behind() {
         let log = agent.log();
         let cuts =
             log.lines().filter(|line| line.contains(&format!("uid={uid} ")) && line.contains("is cut"));
-        let most = usize::from(attack.must == Must::Cut);
+        // What HTTP/2 ends by its own rules may have spent the meter's budget before that.
+        let most = usize::from(matches!(attack.must, Must::Cut | Must::Close));
         let cuts = cuts.count();
         if cuts > most {
             wrong.push(format!("{attack:?} was said to be cut {cuts} times, not {most}"));

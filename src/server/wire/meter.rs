@@ -20,9 +20,9 @@ const PER_HEAD: i32 = 8;
 const BYTES_PER_FRAME: usize = 256;
 
 /// Field blocks of a call that are ordinary, in µs of decoding: 12 fields in 576 bytes of which none was said before.
-const ORDINARY: u32 = 24;
-/// What short ones can save up.
-const SAVED: u32 = 64 * ORDINARY;
+const ORDINARY: u32 = 48;
+/// What short ones can save up; whoever connects has it.
+const SAVED: u32 = 8 * ORDINARY;
 
 /// The work that field blocks make. What is said before is one byte from then on, so honest clients send long ones once;
 /// who makes new ones for each call makes the agent work for nothing.
@@ -36,10 +36,10 @@ impl Labour {
         Self { saved: SAVED }
     }
 
-    /// Takes in what one read brought: work beyond the ordinary, in µs (half of one for each field, one for 32 bytes:
-    /// rounded measurements).
+    /// Takes in what one read brought: work beyond the ordinary, in µs (one for each field, one for 16 bytes: rounded
+    /// measurements).
     pub(super) fn read(&mut self, heads: u32, fields: u32, bytes: u32) -> u32 {
-        let cost = fields / 2 + bytes / 32;
+        let cost = fields.saturating_add(bytes / 16);
         let paid = self.saved.saturating_add(heads.saturating_mul(ORDINARY));
         self.saved = paid.saturating_sub(cost).min(SAVED);
         cost.saturating_sub(paid)
@@ -119,7 +119,7 @@ mod tests {
             assert_eq!(labour.read(1, 12, 570), 0, "a first call's, each time");
             assert_eq!(labour.read(16, 16 * 9, 16 * 40), 0, "later ones'");
         }
-        assert_eq!(labour.read(1, 20, 8 * 1024), 0, "a long one is saved for");
+        assert_eq!(labour.read(1, 20, 6 * 1024), 0, "a long one is saved for");
         let excess: u32 = (0..100).map(|_| labour.read(1, 24, 15 * 1024)).sum();
         assert!(excess > 40_000, "15 KiB each time: {excess}");
         let mut labour = Labour::new();

@@ -191,7 +191,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     Attack {
         name: "requests without :path",
         piece: |n| many(n, 64, |n| frame(HEADERS, END_HEADERS, id(n), b"\x83\x86")),
-        must: Must::Close,
+        must: Must::Answer,
         ..HTTP2
     },
     Attack {
@@ -332,8 +332,12 @@ pub(crate) const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "an HPACK bomb of many small fields",
-        piece: |n| many(n, 16, |n| frame(HEADERS, END_HEADERS, id(n), &referring(440))),
-        must: Must::Close,
+        piece: |n| {
+            first(n, STREAMS / 16 - 1, || {
+                many(n, 16, |n| frame(HEADERS, END_HEADERS, id(n), &referring(440)))
+            })
+        },
+        must: Must::Hold,
         ..HTTP2
     },
     Attack {
@@ -430,7 +434,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
                 })
             })
         },
-        must: Must::Hold,
+        must: Must::Cut,
         ..HTTP2
     },
     Attack {
