@@ -87,14 +87,16 @@ const DESCRIPTORS_PER_PROFILE: u64 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "limits.connections_total is {configured}, but this process may have {descriptors} files open, which is enough for \
-     {admitted} connections: so many are admitted; raise LimitNOFILE= of the unit to {wanted}, or lower \
-     connections_total"
+     {admitted} connections: so many are admitted, {of_one} of one uid; raise LimitNOFILE= of the unit to {wanted}, or \
+     lower connections_total"
 )]
 pub struct Capped {
     /// What the config says.
     pub configured: u32,
     /// What is in force.
     pub admitted: u32,
+    /// Of these, of one uid.
+    pub of_one: u32,
     /// What the process may have.
     pub descriptors: u64,
     /// What it would have to have.
@@ -104,7 +106,8 @@ pub struct Capped {
 impl Limits {
     /// With as many connections as a process with `descriptors` has room for, beside what it needs itself for so many
     /// `profiles`: whoever is admitted takes `each` descriptors, and a secret that cannot be opened for want of one is
-    /// everybody's loss. At least one connection, since none would be no agent.
+    /// everybody's loss. At least one connection, since none would be no agent. One uid has half of the room at most: where
+    /// it would have all, nobody else could connect.
     #[must_use]
     pub fn within(self, descriptors: u64, profiles: usize, each: u64) -> (Self, Option<Capped>) {
         let profiles = u64::try_from(profiles).unwrap_or(u64::MAX);
@@ -117,8 +120,9 @@ impl Limits {
             return (self, None);
         }
         let wanted = own.saturating_add(each.saturating_mul(u64::from(configured)));
-        let capped = Capped { configured, admitted, descriptors, wanted };
-        (Self { connections_total: admitted, ..self }, Some(capped))
+        let of_one = self.connections.min((admitted / 2).max(1));
+        let capped = Capped { configured, admitted, of_one, descriptors, wanted };
+        (Self { connections_total: admitted, connections: of_one, ..self }, Some(capped))
     }
 
     /// What is worth a warning.
@@ -161,7 +165,9 @@ mod tests {
             (0, 1, 1, Some(4164)),
         ] {
             let (limits, capped) = usual.within(descriptors, profiles, 1);
-            assert_eq!(limits, Limits { connections_total: admitted, ..usual }, "{descriptors} {profiles}");
+            let connections = usual.connections.min((admitted / 2).max(1));
+            let expected = Limits { connections_total: admitted, connections, ..usual };
+            assert_eq!(limits, expected, "{descriptors} {profiles}");
             assert_eq!(capped.map(|capped| capped.wanted), wanted, "{descriptors} {profiles}");
         }
         let few = Limits { connections_total: 1, ..usual };
@@ -177,7 +183,8 @@ mod tests {
         assert_eq!(
             told,
             "limits.connections_total is 4096, but this process may have 1024 files open, which is enough for 952 \
-             connections: so many are admitted; raise LimitNOFILE= of the unit to 4168, or lower connections_total"
+             connections: so many are admitted, 476 of one uid; raise LimitNOFILE= of the unit to 4168, or lower \
+             connections_total"
         );
     }
 

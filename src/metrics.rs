@@ -81,12 +81,9 @@ impl Method {
         (Self::Unknown, "unknown", &[]),
     ];
 
-    /// The method of an HTTP/2 `:path`.
-    pub fn of_path(path: &str) -> Self {
-        Self::ALL
-            .iter()
-            .find(|(_, _, paths)| paths.contains(&path))
-            .map_or(Self::Unknown, |(method, _, _)| *method)
+    /// The HTTP/2 `:path`s of each method.
+    pub fn paths() -> impl Iterator<Item = (Self, &'static [&'static str])> {
+        Self::ALL.iter().map(|(method, _, paths)| (*method, *paths))
     }
 }
 

@@ -5,29 +5,34 @@
 //! - A connection is refused before a byte of it is read, a call before its body is.
 //! - The peer is observed once, at accept; a connection whose peer the kernel does not tell is closed.
 //! - No bytes of a client can make the server grow without bound, spin, or starve another client: limits, the frame meter
-//!   (`wire`), and a deadline for clients that never say what they want.
+//!   (`wire`), turns for the connections of a uid (`turns`), a bound for the memory that they hold (`account`), and a
+//!   deadline for clients that never say what they want.
 //! - Every task is owned by [`Server::serve`], which returns when the last one has ended.
 //! - It knows no token and no secret: it hands requests to a service and bytes to a socket.
 
 mod accept;
+mod account;
 mod bind;
 mod call;
 mod connection;
 mod limits;
 mod timeout;
+mod turns;
 mod wire;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::wire::fuzzing;
 use std::{
     convert::Infallible,
+    future::poll_fn,
     io,
     os::{
         fd::{AsFd as _, BorrowedFd},
         unix::net::UnixListener,
     },
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
@@ -38,7 +43,7 @@ use tokio::{
     net::UnixStream,
     sync::{mpsc, oneshot, watch},
     task::{JoinError, JoinSet},
-    time::{sleep, timeout},
+    time::{Sleep, sleep, timeout},
 };
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
@@ -46,8 +51,10 @@ use tower_service::Service;
 
 use self::{
     accept::Acceptor,
+    account::Weighed,
     call::Calls,
     limits::ConnectionPermit,
+    turns::Waste,
     wire::{Traffic, Wire},
 };
 pub use self::{
@@ -63,7 +70,13 @@ use crate::{
     limits::{Limits, Mention},
     metrics::Metrics,
     units::Origin,
+    wiping,
 };
+
+/// So much freed is given back to the kernel, so long after the end of a connection; and once more what was freed later.
+const TRIM_FROM: i64 = 1 << 20;
+const TRIM_AFTER: Duration = Duration::from_secs(1);
+const TRIM_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// What the agent is about; its sender is the daemon's. When the sender is dropped, the agent drains.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -132,21 +145,39 @@ where
         let streams = TaskTracker::new();
         let mut connections = JoinSet::new();
         let mut next_id = 1;
+        let mut trimming = None::<Pin<Box<Sleep>>>;
 
         let mut drained = pin!(draining(phase.clone()));
         loop {
             tokio::select! {
                 biased;
                 () = &mut drained => break,
-                Some(ended) = connections.join_next() => self.ended(ended),
+                Some(ended) = connections.join_next() => {
+                    self.ended(ended);
+                    // What its calls held is freed a little later.
+                    if trimming.is_none() {
+                        trimming = Some(Box::pin(sleep(TRIM_AFTER)));
+                    }
+                }
+                () = at(&mut trimming) => {
+                    trimming = None;
+                    if wiping::most_held() - wiping::held() > TRIM_FROM {
+                        wiping::trim();
+                        trimming = Some(Box::pin(sleep(TRIM_AGAIN_AFTER)));
+                    }
+                }
                 Some(beat) = self.pulse.recv() => {
                     // Who asked has stopped waiting.
                     let _gone = beat.send(());
                 }
                 stream = acceptor.accept() => {
+                    let began = self.clock.now().boot;
                     if let Some((connection, permit)) = self.admit(&stream, next_id) {
                         next_id += 1;
                         connections.spawn(self.connection(stream, connection, permit, &streams, phase.clone()));
+                    } else {
+                        drop(stream);
+                        acceptor.refused(self.clock.now().boot.since(began));
                     }
                 }
             }
@@ -186,7 +217,12 @@ where
             }
         };
         match self.book.connect(peer.uid, now) {
-            Ok(permit) => Some((Connection::new(id, peer, origin, Arc::clone(&self.book)), permit)),
+            Ok(permit) => {
+                let standing = self.book.standing(peer.uid, &self.clock);
+                let connection = Connection::new(id, peer, origin, Arc::clone(&self.book), standing);
+                connection.charge(Waste::Connect);
+                Some((connection, permit))
+            }
             Err(limit) => {
                 if self.book.mention(peer.uid, Mention::Refused, now) {
                     let (uid, pid) = (peer.uid, peer.pid);
@@ -212,14 +248,15 @@ where
         phase: watch::Receiver<Phase>,
     ) -> impl Future<Output = ()> + Send + 'static {
         let traffic = Arc::new(Traffic::default());
-        let wire = Wire::new(stream, Arc::clone(&self.clock), Arc::clone(&traffic));
+        let wire = Wire::new(stream, Arc::clone(&self.clock), Arc::clone(&traffic), connection.seat());
         let calls = Calls {
             service: self.service.clone(),
             connection: Arc::clone(&connection),
             faults: Arc::clone(&self.faults),
             metrics: Arc::clone(&self.metrics),
         };
-        let protocol = protocol(self.book.limits(), streams.clone());
+        let streams = Streams { tasks: streams.clone(), connection: Arc::clone(&connection) };
+        let protocol = protocol(self.book.limits(), streams);
         let (clock, patience) = (Arc::clone(&self.clock), self.patience);
         async move {
             // Given back when the connection is closed, whoever still holds what belongs to it.
@@ -229,13 +266,26 @@ where
             let mut greeting = pin!(sleep(patience.greeting));
             let mut is_awaited = true;
             let mut drained = pin!(draining(phase));
+            let mut strays = Strays::default();
             let cut = loop {
+                let polled = poll_fn(|cx| {
+                    let polled = turn(&connection, &traffic, || http.as_mut().poll(cx));
+                    strays.charge(&connection, &traffic);
+                    if polled.is_pending() && connection.account().is_overdrawn() {
+                        return Poll::Ready(None);
+                    }
+                    polled.map(Some)
+                });
                 tokio::select! {
                     biased;
-                    end = &mut http => {
+                    end = polled => {
+                        let Some(end) = end else {
+                            break Some("it makes the agent hold more memory than a uid may have");
+                        };
                         // The client's doing, and the client has been told by GOAWAY where HTTP/2 can say it.
                         if let Err(error) = end {
                             tracing::debug!(connection = connection.id(), %error, "a connection has failed");
+                            connection.charge(Waste::Connection);
                         }
                         break traffic.flooded().then_some("it floods the agent with empty frames");
                     }
@@ -248,9 +298,10 @@ where
                     () = &mut drained => {
                         http.as_mut().graceful_shutdown();
                         loop {
+                            let polled = poll_fn(|cx| turn(&connection, &traffic, || http.as_mut().poll(cx)));
                             tokio::select! {
                                 biased;
-                                _ = &mut http => return,
+                                _ = polled => return,
                                 () = sleep(patience.idle) => if connection.calls() == 0 { return },
                             }
                         }
@@ -259,6 +310,7 @@ where
             };
             if let Some(reason) = cut {
                 let Peer { uid, pid, .. } = *connection.peer();
+                connection.charge(Waste::Connection);
                 connection.book().count_cut();
                 if connection.book().mention(uid, Mention::Cut, clock.now().boot) {
                     tracing::warn!(uid, pid, reason, "a connection is cut");
@@ -284,31 +336,78 @@ pub async fn draining(mut phase: watch::Receiver<Phase>) {
     let _ = phase.wait_for(|phase| *phase == Phase::Draining).await;
 }
 
-/// Where hyper's stream tasks run: tracked, so that the server ends after them.
+/// Waits for a moment, if there is one to wait for.
+async fn at(moment: &mut Option<Pin<Box<Sleep>>>) {
+    match moment {
+        Some(moment) => moment.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// One poll of a connection: a turn, if it wants one.
+fn turn<T>(connection: &Connection, traffic: &Traffic, poll: impl FnOnce() -> T) -> T {
+    traffic.begin_turn();
+    let polled = connection.account().weigh(poll);
+    if traffic.is_fresh() {
+        // A connection whose client takes nothing off it reads nothing.
+        connection.pass_turn();
+    }
+    polled
+}
+
+/// HEADERS that became no call: the client's mistakes, which HTTP/2 answers by itself.
+#[derive(Default)]
+struct Strays(u32);
+
+impl Strays {
+    /// So many may be under way, between the first byte of a HEADERS and its call.
+    const UNDER_WAY: u32 = 16;
+
+    /// Charges what the last turn has wasted.
+    fn charge(&mut self, connection: &Connection, traffic: &Traffic) {
+        let strays = traffic.heads().wrapping_sub(connection.begun()).wrapping_sub(self.0);
+        // One more call than HEADERS there never is; but a difference that is none must not be a huge one.
+        if strays > Self::UNDER_WAY && strays < u32::MAX / 2 {
+            self.0 = self.0.wrapping_add(strays);
+            connection.charge(Waste::Strays(strays));
+        }
+        match traffic.take_wasted() {
+            0 => {}
+            micros => connection.charge(Waste::Frames { micros }),
+        }
+    }
+}
+
+/// Where the stream tasks of a connection run: tracked, so that the server ends after them, and on the connection's account.
 #[derive(Clone)]
-struct Streams(TaskTracker);
+struct Streams {
+    tasks: TaskTracker,
+    connection: Arc<Connection>,
+}
 
 impl<F> hyper::rt::Executor<F> for Streams
 where
-    F: Future<Output: Send + 'static> + Send + 'static,
+    F: Future<Output: Send + 'static> + Send + Unpin + 'static,
 {
     fn execute(&self, stream: F) {
-        self.0.spawn(stream);
+        let stream = Weighed::new(Arc::clone(&self.connection), stream);
+        self.connection.account().unweighed(|| self.tasks.spawn(stream));
     }
 }
 
 /// HTTP/2 with no limit left to a default. `None` would switch one off, and two of them together are what stops
 /// unfinished and malformed streams from piling up (RUSTSEC-2024-0003).
-fn protocol(limits: Limits, streams: TaskTracker) -> http2::Builder<Streams> {
-    let mut builder = http2::Builder::new(Streams(streams));
+fn protocol(limits: Limits, streams: Streams) -> http2::Builder<Streams> {
+    let mut builder = http2::Builder::new(streams);
     builder
         .max_concurrent_streams(limits.streams_per_connection)
         .max_local_error_reset_streams(1024)
         .max_pending_accept_reset_streams(20)
         .max_header_list_size(16 * 1024)
         .max_frame_size(16 * 1024)
-        .initial_stream_window_size(64 * 1024)
-        .initial_connection_window_size(256 * 1024)
+        // A request has 4 KiB at most. The connection's is the least that HTTP/2 knows.
+        .initial_stream_window_size(16 * 1024)
+        .initial_connection_window_size(64 * 1024)
         .header_table_size(4096)
         // Per stream: what a client that never reads can make the agent hoard, and how stale a slow reader's token gets.
         .max_send_buf_size(4096)

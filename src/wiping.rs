@@ -8,7 +8,10 @@
 //! block of many MiB loses mremap(2)'s growth without copying, and pages of it that were never touched are touched
 //! once. The agent's blocks are KiB, where both disappear beside malloc itself.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+};
 
 /// An allocator that hands every request to `A`, and gives no block back to it before the block is zero.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,6 +24,47 @@ impl<A> WipingAllocator<A> {
     }
 }
 
+thread_local! {
+    /// Never dropped, so that an allocation while a thread ends finds it.
+    static HELD: Cell<i64> = const { Cell::new(0) };
+    static MOST: Cell<i64> = const { Cell::new(0) };
+}
+
+/// Bytes that this thread has allocated since its start, less those that it has freed, whoever allocated them: what a piece
+/// of work on one thread holds is the difference of two calls. Zero where another allocator is the global one.
+pub fn held() -> i64 {
+    HELD.get()
+}
+
+/// The most that [`held`] has been since this was asked last.
+pub fn most_held() -> i64 {
+    MOST.replace(HELD.get())
+}
+
+/// Gives pages that are free back to the kernel: malloc(3) keeps what lies below a block that is still used, which after a
+/// crowd can be nearly all of it.
+#[allow(unsafe_code, reason = "a foreign call")]
+pub fn trim() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: a number; malloc_trim(3) is MT-Safe.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// The size of a block is at most isize::MAX.
+fn hold(bytes: usize) {
+    let held = HELD.get().wrapping_add(bytes as i64);
+    HELD.set(held);
+    if held > MOST.get() {
+        MOST.set(held);
+    }
+}
+
+fn release(bytes: usize) {
+    HELD.set(HELD.get().wrapping_sub(bytes as i64));
+}
+
 #[expect(
     unsafe_code,
     reason = "GlobalAlloc is an unsafe trait; each method keeps the contract it is called under"
@@ -29,16 +73,19 @@ impl<A> WipingAllocator<A> {
 // only written by its owner, or by `wipe` once its owner has given it up.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for WipingAllocator<A> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        hold(layout.size());
         // SAFETY: the caller's promise about `layout` is the one that `A` asks for.
         unsafe { self.0.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        hold(layout.size());
         // SAFETY: as in `alloc`. Passed on, because fresh pages are zero already and `A` knows which are fresh.
         unsafe { self.0.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        release(layout.size());
         // SAFETY: the caller gives up `block`, which has `layout.size()` bytes, and made it with this `layout`.
         unsafe {
             wipe(block, layout.size());
@@ -57,6 +104,8 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for WipingAllocator<A> {
             // The old block is untouched and still the caller's: the contract for a realloc that fails.
             return moved;
         }
+        hold(new_size);
+        release(layout.size());
         // SAFETY: both blocks are live, distinct, and at least the smaller size long; the old one is given up here, with
         // the layout that it was made with.
         unsafe {

@@ -231,8 +231,8 @@ impl World {
     /// What comes back for these bytes, when all of them are written and the connection is closed from both ends.
     fn exchange(&self, uid: u32, bytes: &[u8], piece: usize) -> Vec<u8> {
         self.uid.store(uid, Ordering::Relaxed);
-        // Enough for the next connect, by the limit.
-        self.time.advance(Duration::from_millis(1));
+        // Enough for the next connect, by the limit, and for what the last one wasted to be paid for.
+        self.time.advance(Duration::from_millis(100));
         self.runtime.block_on(async {
             let stream = StdStream::connect_addr(&self.address).unwrap();
             stream.set_nonblocking(true).unwrap();

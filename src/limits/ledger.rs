@@ -62,6 +62,8 @@ pub enum Mention {
     Refused,
     /// A connection was cut.
     Cut,
+    /// It wastes the agent's time and is served slowly.
+    Slowed,
 }
 
 /// What is open, over all uids.
@@ -93,6 +95,7 @@ struct Entry {
     full_at: Timestamp,
     refused_mentioned: Option<Timestamp>,
     cut_mentioned: Option<Timestamp>,
+    slowed_mentioned: Option<Timestamp>,
 }
 
 impl Ledger {
@@ -188,6 +191,7 @@ impl Ledger {
         let last = match what {
             Mention::Refused => &mut entry.refused_mentioned,
             Mention::Cut => &mut entry.cut_mentioned,
+            Mention::Slowed => &mut entry.slowed_mentioned,
         };
         let due = last.is_none_or(|last| now.since(last) >= MENTION_EVERY);
         if due {
@@ -216,6 +220,7 @@ impl Entry {
             && self.full_at <= now
             && quiet(self.refused_mentioned)
             && quiet(self.cut_mentioned)
+            && quiet(self.slowed_mentioned)
     }
 }
 

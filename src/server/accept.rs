@@ -24,11 +24,20 @@ use super::limits::Book;
 /// How long the loop pauses when accept(2) fails: 20 tries a second cost nothing, and nobody notices the wait.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// When refusals have taken so long, the loop pauses for a multiple of that: a uid that connects again at once whatever it
+/// is told would have a core for it, since what it has sent by then is thrown away each time. Who waits behind it waits a
+/// little longer.
+const SPENT: Duration = Duration::from_micros(500);
+const BREATHS: u32 = 6;
+const LONGEST_BREATH: Duration = Duration::from_millis(10);
+
 /// The listening socket.
 pub(super) struct Acceptor {
     listener: UnixListener,
     reserve: Option<OwnedFd>,
     pause: Option<Pin<Box<Sleep>>>,
+    /// On refusals since the last pause.
+    spent: Duration,
     book: Arc<Book>,
 }
 
@@ -54,7 +63,16 @@ fn remedy(error: &io::Error) -> Remedy {
 impl Acceptor {
     pub(super) fn new(listener: UnixListener, book: Arc<Book>) -> Self {
         let reserve = spare(&listener);
-        Self { listener, reserve, pause: None, book }
+        Self { listener, reserve, pause: None, spent: Duration::ZERO, book }
+    }
+
+    /// Hears that the last connection was refused, and how long that took.
+    pub(super) fn refused(&mut self, took: Duration) {
+        self.spent += took;
+        if self.spent >= SPENT {
+            let breath = (std::mem::take(&mut self.spent) * BREATHS).min(LONGEST_BREATH);
+            self.pause = Some(Box::pin(sleep(breath)));
+        }
     }
 
     /// The next connection. Dropping the future loses none, and no pause.

@@ -5,20 +5,23 @@ use std::{
     convert::Infallible,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, LazyLock},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 use tonic::{Code, Status, body::Body};
 use tower_service::Service;
 
-use super::connection::{CallPermit, Connection};
+use super::{
+    connection::{CallPermit, Connection},
+    turns::Waste,
+};
 use crate::{
     limits::Exceeded,
     metrics::{self, Metrics},
@@ -55,19 +58,18 @@ where
             *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
             return Call::Settled(Some(response.map(Reply::unguarded)));
         }
-        let mut counted = Counted {
-            metrics: Arc::clone(&self.metrics),
-            method: metrics::Method::of_path(request.uri().path()),
-            code: Code::Cancelled,
-        };
+        let (method, path) = known(request.uri().path());
+        let mut counted = Counted { metrics: Arc::clone(&self.metrics), method, code: Code::Cancelled };
         let permit = match self.connection.open_call() {
             Ok(permit) => permit,
             Err(limit) => {
+                self.connection.charge(Waste::Calls(1));
                 let status = self.faults.exceeded(limit);
                 counted.code = status.code();
                 return Call::Settled(Some(status.into_http::<Body>().map(Reply::unguarded)));
             }
         };
+        lean(&mut request, path);
         request.extensions_mut().insert(Arc::clone(&self.connection));
         let mut service = self.service.clone();
         // A handler may be entered at once, before the first poll.
@@ -82,11 +84,64 @@ where
     }
 }
 
+/// The paths that are answered, each made once.
+static PATHS: LazyLock<Vec<(metrics::Method, Uri)>> = LazyLock::new(|| {
+    let of = |method| move |path| (method, Uri::from_static(path));
+    metrics::Method::paths().flat_map(|(method, paths)| paths.iter().copied().map(of(method))).collect()
+});
+
+/// Which method a path is, and the path in memory that is everybody's.
+fn known(path: &str) -> (metrics::Method, Option<&'static Uri>) {
+    let found = PATHS.iter().find(|(_, known)| known.path() == path);
+    found.map_or((metrics::Method::Unknown, None), |(method, uri)| (*method, Some(uri)))
+}
+
+/// The longest of the fields that are kept. A timeout has nine bytes at most.
+const LONGEST_FIELD: usize = 64;
+
+/// Leaves of a request's head what somebody behind here reads: two fields, copied, and the path. HTTP/2 cuts fields out of
+/// the buffer that they were read with, so that one of a few bytes keeps 16 KiB; and 16 KiB of fields are 75 KiB when
+/// they are decoded. A call may wait long, and a uid may have thousands.
+fn lean<B>(request: &mut Request<B>, path: Option<&Uri>) {
+    let read = std::mem::take(request.headers_mut());
+    for name in ["grpc-timeout", "grpc-encoding"] {
+        if let Some(value) = read.get(name)
+            && let Ok(copy) = HeaderValue::from_bytes(&value.as_bytes()[..value.len().min(LONGEST_FIELD)])
+        {
+            request.headers_mut().insert(name, copy);
+        }
+    }
+    // Any other path is answered at once, and its head is gone with that.
+    if let Some(path) = path {
+        *request.uri_mut() = path.clone();
+    }
+    // A method of its own making has no meaning here, and any length.
+    if request.method().as_str().len() > LONGEST_FIELD {
+        *request.method_mut() = Method::POST;
+    }
+}
+
 /// What a call holds until its answer has ended.
 pub(super) struct Guard {
     permit: CallPermit,
     faults: Arc<dyn Faults>,
     counted: Counted,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // Nobody was there any more when the answer was; or it was no call that anybody could answer.
+        if matches!(
+            self.counted.code,
+            Code::Cancelled
+                | Code::Internal
+                | Code::OutOfRange
+                | Code::ResourceExhausted
+                | Code::Unimplemented
+        ) {
+            self.permit.connection().charge(Waste::Calls(1));
+        }
+    }
 }
 
 /// A call in the metrics: counted when it is over, with the status it ended with. One whose client went away first was
@@ -222,16 +277,22 @@ impl HttpBody for Reply {
 /// never finish their request hold what they have sent for as long as they like.
 const PAUSE: Duration = Duration::from_secs(30);
 
+/// The longest body: several requests of the longest kind, and thousands of questions to reflection. Without an end to it a
+/// request of empty messages is work for as long as somebody likes.
+const LONGEST_BODY: usize = 64 * 1024;
+
 /// A request's body that does not wait for ever for its client.
 struct Patient {
     body: Incoming,
+    /// Bytes that may still come.
+    left: usize,
     /// Made when there is something to wait for, which is rare: the body comes with the head.
     pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Patient {
     fn new(body: Incoming) -> Self {
-        Self { body, pause: None }
+        Self { body, left: LONGEST_BODY, pause: None }
     }
 }
 
@@ -245,6 +306,14 @@ impl HttpBody for Patient {
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             self.pause = None;
+            if let Some(Ok(data)) = &frame
+                && let Some(data) = data.data_ref()
+            {
+                let Some(left) = self.left.checked_sub(data.len()) else {
+                    return Poll::Ready(Some(Err(Status::resource_exhausted("the request is too long"))));
+                };
+                self.left = left;
+            }
             return Poll::Ready(
                 frame.map(|frame| frame.map_err(|error| Status::from_error(Box::new(error)))),
             );

@@ -11,10 +11,14 @@ use std::{
 
 use tokio::sync::OnceCell;
 
-use super::limits::{Book, WatchPermit};
+use super::{
+    account::Account,
+    limits::{Book, Standing, WatchPermit},
+    turns::{Seat, Waste},
+};
 use crate::{
     access::{Peer, Placement, SliceName},
-    limits::Exceeded,
+    limits::{Exceeded, Mention},
     units::Origin,
 };
 
@@ -27,6 +31,10 @@ pub struct Connection {
     placed: OnceCell<Placed>,
     book: Arc<Book>,
     calls: AtomicU32,
+    /// Calls since the start; it wraps.
+    begun: AtomicU32,
+    standing: Arc<Standing>,
+    account: Account,
     kept: Mutex<Option<Arc<dyn Any + Send + Sync>>>,
 }
 
@@ -39,9 +47,18 @@ enum Placed {
 }
 
 impl Connection {
-    pub(super) fn new(id: u64, peer: Peer, origin: Origin, book: Arc<Book>) -> Arc<Self> {
+    pub(super) fn new(
+        id: u64,
+        peer: Peer,
+        origin: Origin,
+        book: Arc<Book>,
+        standing: Arc<Standing>,
+    ) -> Arc<Self> {
         let (origin, placed) = (Mutex::new(Some(Arc::new(origin))), OnceCell::new());
-        Arc::new(Self { id, peer, origin, placed, book, calls: AtomicU32::new(0), kept: Mutex::new(None) })
+        let account = Account::new(Arc::clone(&standing.held), book.limits());
+        let (calls, begun) = (AtomicU32::new(0), AtomicU32::new(0));
+        let kept = Mutex::new(None);
+        Arc::new(Self { id, peer, origin, placed, book, calls, begun, standing, account, kept })
     }
 
     /// Its number; no two connections of a run have the same.
@@ -114,7 +131,45 @@ impl Connection {
         let _old = self.kept.lock().unwrap_or_else(PoisonError::into_inner).replace(value);
     }
 
+    /// The memory that it holds.
+    pub(super) const fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// Its place among the connections of its uid.
+    pub(super) fn seat(&self) -> Seat {
+        Seat::new(self.id, Arc::clone(&self.standing.turns))
+    }
+
+    /// It does not want to read now.
+    pub(super) fn pass_turn(&self) {
+        self.standing.turns.pass(self.id);
+    }
+
+    /// Calls since the start, refused ones too; it wraps.
+    pub(super) fn begun(&self) -> u32 {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    /// Charges its uid with work that led to no answer.
+    pub(super) fn charge(&self, waste: Waste) {
+        let Some(at) = self.standing.turns.charge(waste) else { return };
+        let Peer { uid, pid, .. } = self.peer;
+        if self.book.mention(uid, Mention::Slowed, at) {
+            tracing::warn!(
+                uid,
+                pid,
+                "the uid is served slowly: it has the agent work for calls that it gives up or may not make"
+            );
+        }
+    }
+
     pub(super) fn open_call(self: &Arc<Self>) -> Result<CallPermit, Exceeded> {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        if self.account.is_full() {
+            self.book.count_refused();
+            return Err(Exceeded::Calls);
+        }
         self.book.open_call(self.peer.uid)?;
         self.calls.fetch_add(1, Ordering::Relaxed);
         Ok(CallPermit { connection: Arc::clone(self) })
@@ -154,11 +209,18 @@ impl Drop for CallPermit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{access::UnitName, limits::Limits};
+    use crate::{
+        access::UnitName,
+        clock::{Clock, SystemClock},
+        limits::Limits,
+    };
 
     fn connection(limits: Limits) -> Arc<Connection> {
         let peer = Peer { uid: 7, gid: 7, groups: Vec::new(), pid: 1, unit: None };
-        Connection::new(1, peer, Origin::Gone, Book::new(limits))
+        let book = Book::new(limits);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let standing = book.standing(7, &clock);
+        Connection::new(1, peer, Origin::Gone, book, standing)
     }
 
     #[tokio::test]

@@ -1,13 +1,17 @@
 //! The book of every uid, shared by all connections, and the permits that keep it true: what was granted is given back
 //! when its permit is dropped, whatever ended it.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+    },
 };
 
+use super::turns::Turns;
 use crate::{
-    clock::Timestamp,
+    clock::{Clock, Timestamp},
     limits::{Exceeded, Ledger, Limits, Mention, Totals},
 };
 
@@ -17,11 +21,31 @@ use crate::{
 pub struct Book {
     /// Held for a few comparisons, never across an await.
     ledger: Mutex<Ledger>,
+    /// Of every uid that has a connection, or owes something.
+    standings: Mutex<Standings>,
     refused: AtomicU64,
     cut: AtomicU64,
     panics: AtomicU64,
     starved: AtomicBool,
 }
+
+/// What the connections of one uid have in common.
+#[derive(Debug)]
+pub(super) struct Standing {
+    /// When each may read.
+    pub(super) turns: Arc<Turns>,
+    /// Bytes that all of them hold.
+    pub(super) held: Arc<AtomicI64>,
+}
+
+#[derive(Debug)]
+struct Standings {
+    of: BTreeMap<u32, Arc<Standing>>,
+    sweep_at: usize,
+}
+
+/// Below so many uids nobody looks for those that have gone.
+const SWEEP_FROM: usize = 64;
 
 /// What the metrics say of the socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +67,7 @@ impl Book {
     pub fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self {
             ledger: Mutex::new(Ledger::new(limits)),
+            standings: Mutex::new(Standings { of: BTreeMap::new(), sweep_at: SWEEP_FROM }),
             refused: AtomicU64::new(0),
             cut: AtomicU64::new(0),
             panics: AtomicU64::new(0),
@@ -75,6 +100,20 @@ impl Book {
     pub(super) fn connect(self: &Arc<Self>, uid: u32, now: Timestamp) -> Result<ConnectionPermit, Exceeded> {
         self.granted(|ledger| ledger.connect(uid, now))
             .map(|()| ConnectionPermit { book: Arc::clone(self), uid })
+    }
+
+    /// How a uid stands. As long as it has a connection, or owes something, it is the same.
+    pub(super) fn standing(&self, uid: u32, clock: &Arc<dyn Clock>) -> Arc<Standing> {
+        let mut standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
+        if standings.of.len() >= standings.sweep_at {
+            standings.of.retain(|_, standing| Arc::strong_count(standing) > 1 || !standing.turns.is_even());
+            standings.sweep_at = SWEEP_FROM.max(standings.of.len() * 2);
+        }
+        let made = || {
+            let held = Arc::default();
+            Arc::new(Standing { turns: Turns::new(Arc::clone(clock)), held })
+        };
+        Arc::clone(standings.of.entry(uid).or_insert_with(made))
     }
 
     pub(super) fn open_call(&self, uid: u32) -> Result<(), Exceeded> {
@@ -153,6 +192,21 @@ impl Drop for WatchPermit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{clock::SystemClock, server::turns::Waste};
+
+    #[test]
+    fn a_uid_without_connections_and_debts_is_forgotten_and_others_are_not() {
+        let (book, clock) = (Book::new(Limits::default()), Arc::new(SystemClock) as Arc<dyn Clock>);
+        let kept = book.standing(7, &clock);
+        book.standing(8, &clock).turns.charge(Waste::Calls(u32::MAX));
+        for uid in 1_000..2_000 {
+            book.standing(uid, &clock);
+        }
+        let standings = book.standings.lock().expect("whole");
+        assert!(standings.of.len() <= SWEEP_FROM);
+        assert!(Arc::ptr_eq(&standings.of[&7], &kept));
+        assert!(standings.of.contains_key(&8), "in disgrace, and it would connect again");
+    }
 
     #[test]
     fn permits_give_back_what_they_took_and_refusals_are_counted() {

@@ -14,27 +14,66 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     task::{Context, Poll, ready},
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use self::{frames::Frames, meter::Meter};
+use self::{
+    frames::Frames,
+    meter::{Labour, Meter},
+};
+use super::turns::{Length, Seat};
 use crate::clock::Clock;
+
+/// Calls of a turn, and bytes: then others have theirs. The last read of a turn may bring more.
+const TURN_HEADS: u32 = 16;
+const TURN_BYTES: usize = 64 * 1024;
+
+/// The most of one read: the shortest call has eleven bytes, and what was read is worked on before anybody else is.
+const SIP: usize = 1024;
+/// The whole of a turn in disgrace.
+const SHORT_TURN_BYTES: usize = 256;
 
 /// What the connection's task has to know of its bytes.
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
     greeted: AtomicBool,
     flooded: AtomicBool,
+    /// HEADERS that came.
+    heads: AtomicU32,
+    /// Frames and fields that no client has reason to send, in µs.
+    wasted: AtomicU32,
+    /// A poll of the connection's task has begun, and it has not asked for bytes.
+    fresh: AtomicBool,
 }
 
 impl Traffic {
     /// Whether the client's preface and its first SETTINGS have come (RFC 9113 §3.4).
     pub(super) fn greeted(&self) -> bool {
         self.greeted.load(Ordering::Relaxed)
+    }
+
+    /// HEADERS that came; it wraps.
+    pub(super) fn heads(&self) -> u32 {
+        self.heads.load(Ordering::Relaxed)
+    }
+
+    /// The work of frames and fields that no client has reason to send, in µs, since this was asked last.
+    pub(super) fn take_wasted(&self) -> u32 {
+        self.wasted.swap(0, Ordering::Relaxed)
+    }
+
+    /// Says that the connection's task is polled: in each poll it may have one turn.
+    pub(super) fn begin_turn(&self) {
+        self.fresh.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has not asked for bytes since then.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.fresh.load(Ordering::Relaxed)
     }
 
     /// Whether the meter has cut the connection.
@@ -48,28 +87,81 @@ pub(super) struct Wire<T> {
     inner: T,
     frames: Frames,
     meter: Meter,
+    labour: Labour,
     clock: Arc<dyn Clock>,
     traffic: Arc<Traffic>,
+    seat: Seat,
+    turn: Turn,
+}
+
+/// How far the turn is.
+#[derive(Clone, Copy, Debug)]
+enum Turn {
+    /// Not in this poll any more.
+    Over,
+    /// So much may still come.
+    Open { heads: u32, bytes: usize },
 }
 
 impl<T> Wire<T> {
-    pub(super) fn new(inner: T, clock: Arc<dyn Clock>, traffic: Arc<Traffic>) -> Self {
+    pub(super) fn new(inner: T, clock: Arc<dyn Clock>, traffic: Arc<Traffic>, seat: Seat) -> Self {
         let meter = Meter::new(clock.now().boot);
-        Self { inner, frames: Frames::new(), meter, clock, traffic }
+        traffic.begin_turn();
+        let labour = Labour::new();
+        Self { inner, frames: Frames::new(), meter, labour, clock, traffic, seat, turn: Turn::Over }
     }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let is_fresh = this.traffic.fresh.swap(false, Ordering::Relaxed);
+        if is_fresh {
+            this.turn = Turn::Over;
+            let bytes = match ready!(this.seat.poll_turn(cx)) {
+                Length::Whole => TURN_BYTES,
+                Length::Short => SHORT_TURN_BYTES,
+            };
+            this.turn = Turn::Open { heads: TURN_HEADS, bytes };
+        }
+        let Turn::Open { heads, bytes } = this.turn else {
+            // In the next poll, which has been seen to.
+            return Poll::Pending;
+        };
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
+        let most = buf.remaining().min(SIP).min(bytes);
+        let mut sip = ReadBuf::new(buf.initialize_unfilled_to(most));
+        let Poll::Ready(read) = Pin::new(&mut this.inner).poll_read(cx, &mut sip) else {
+            if is_fresh {
+                this.seat.give_back();
+            }
+            return Poll::Pending;
+        };
+        read?;
+        let come = sip.filled().len();
+        buf.advance(come);
         let seen = this.frames.walk(&mut buf.filled_mut()[before..]);
+        this.turn = match (heads.saturating_sub(seen.heads), bytes.saturating_sub(come)) {
+            (0, _) | (_, 0) => {
+                cx.waker().wake_by_ref();
+                Turn::Over
+            }
+            (heads, bytes) => Turn::Open { heads, bytes },
+        };
+        if seen.heads > 0 {
+            this.traffic.heads.fetch_add(seen.heads, Ordering::Relaxed);
+        }
         if seen.settings > 0 {
             this.traffic.greeted.store(true, Ordering::Relaxed);
         }
         let clock = &this.clock;
-        Poll::Ready(this.meter.read(seen.heads, seen.cheap, || clock.now().boot).map_err(|meter::Flood| {
+        let metered = this.meter.read(seen.heads, seen.cheap, || clock.now().boot);
+        let cheap = if this.meter.is_low() { seen.cheap } else { 0 };
+        let wasted = this.labour.read(seen.heads, seen.fields, seen.block).saturating_add(cheap);
+        if wasted > 0 {
+            this.traffic.wasted.fetch_add(wasted, Ordering::Relaxed);
+        }
+        Poll::Ready(metered.map_err(|meter::Flood| {
             this.traffic.flooded.store(true, Ordering::Relaxed);
             io::Error::new(io::ErrorKind::ConnectionAborted, "a flood of frames")
         }))

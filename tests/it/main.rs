@@ -7,6 +7,7 @@
     reason = "a test says so by failing, and aloud that it was skipped"
 )]
 
+mod abuse;
 mod activation;
 mod admin;
 mod architecture;

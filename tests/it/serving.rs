@@ -40,7 +40,12 @@ use tonic::{
 };
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::support::nobody_listens;
+use crate::{
+    abuse::attacks::{
+        ATTACKS, Attack, EMPTY_MESSAGE, Ended, GET_TOKEN, GREETING, HTTP2 as NOTHING, Must, frame, strike,
+    },
+    support::nobody_listens,
+};
 
 /// Nothing below takes long; what takes so long hangs.
 const HANG: Duration = Duration::from_secs(60);
@@ -153,6 +158,7 @@ impl TokenService for Stub {
 struct Socket {
     path: PathBuf,
     book: Arc<Book>,
+    metrics: Arc<Metrics>,
     phase: watch::Sender<Phase>,
     released: Arc<Notify>,
     entered: Arc<Notify>,
@@ -195,19 +201,30 @@ impl Socket {
         let entered = Arc::new(Notify::new());
         let stub =
             Stub { phase: phases.clone(), released: Arc::clone(&released), entered: Arc::clone(&entered) };
+        let metrics = Metrics::new("0", DroppedLines::default(), Panics::default());
         let server = Server {
             service: Routes::new(TokenServiceServer::new(stub)).prepare(),
             book: Arc::clone(&book),
             clock: Arc::new(Still),
             observe: setting.observe,
             faults: Arc::new(Answers),
-            metrics: Metrics::new("0", DroppedLines::default(), Panics::default()),
+            metrics: Arc::clone(&metrics),
             patience: setting.patience,
             pulse: tokio::sync::mpsc::channel(1).1,
         };
         let mut serving = JoinSet::new();
         serving.spawn(server.serve(bound.listener, phases));
-        Self { path, book, phase, released, entered, serving, _place: bound.place, _directory: directory }
+        Self {
+            path,
+            book,
+            metrics,
+            phase,
+            released,
+            entered,
+            serving,
+            _place: bound.place,
+            _directory: directory,
+        }
     }
 
     /// One honest client; clones of it share its connection.
@@ -273,46 +290,9 @@ async fn next(
 /// A client that writes its own bytes.
 struct Raw(UnixStream);
 
-const GREETING: [u8; 33] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let [_, high, middle, low] = u32::try_from(payload.len()).expect("small").to_be_bytes();
-    let mut frame = vec![high, middle, low, kind, flags];
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
-/// `:method POST`, `:scheme http`, and the path of GetToken, without indexing.
-const GET_TOKEN: &[u8] = b"\x83\x86\x04\x25/bloom.agent.v1.TokenService/GetToken\
-    \x0f\x10\x10application/grpc\x00\x02te\x08trailers";
-
-/// An empty GetTokenRequest, framed for gRPC.
-const EMPTY_MESSAGE: &[u8] = b"\0\0\0\0\0";
-
 impl Raw {
     async fn send(&mut self, bytes: &[u8]) {
         self.0.write_all(bytes).await.expect("writes");
-    }
-
-    /// Sends until the server has enough; says how much it read back before the end.
-    async fn flood(mut self, bytes: impl Fn(u32) -> Vec<u8>) -> Vec<u8> {
-        let (mut reader, mut writer) = self.0.split();
-        let mut answer = Vec::new();
-        let write = async {
-            for n in 0..1_000_000 {
-                if writer.write_all(&bytes(n)).await.is_err() {
-                    return;
-                }
-            }
-            panic!("a million was not enough");
-        };
-        let read = async {
-            // A close with bytes unread is ECONNRESET to the reader.
-            let _ = reader.read_to_end(&mut answer).await;
-        };
-        timeout(HANG, async { tokio::join!(write, read) }).await.expect("the flood ends");
-        answer
     }
 
     /// All that comes until the server closes.
@@ -408,71 +388,106 @@ async fn every_clients_authority_is_answered() {
     }
 }
 
+/// What an attacker can have written when it is ended: what the meter's budget is good for, and what sockets hold.
+const ENDED_AFTER: u64 = 4 << 20;
+
 #[tokio::test]
-async fn floods_of_empty_frames_are_cut_and_others_are_served() {
-    let socket = Socket::serve(Setting::default());
-    let honest = socket.client().await;
-    let floods: [(&str, Vec<u8>); 5] = [
-        ("PING", frame(6, 0, 0, &[7; 8])),
-        ("SETTINGS", frame(4, 0, 0, &[])),
-        ("WINDOW_UPDATE", frame(8, 0, 0, &[0, 0, 0, 1])),
-        ("PRIORITY", frame(2, 0, 1, &[0, 0, 0, 0, 1])),
-        ("an unknown type", frame(0xbe, 0, 0, b"greased")),
-    ];
-    for (n, (kind, bytes)) in (1..).zip(floods) {
-        // WINDOW_UPDATE would overflow the window at 2^31 - 1, which is far behind the budget.
-        socket.greeted().await.flood(|_| bytes.repeat(10)).await;
-        socket.until("the flooder is gone", |open| open.connections == 1).await;
-        assert_eq!(socket.book.census().cut, n, "{kind}");
-        assert!(get(&honest, "x").await.is_ok(), "{kind}");
+async fn every_attack_ends_as_the_table_says_and_others_are_served_meanwhile() {
+    let mut wrong = Vec::new();
+    for attack in ATTACKS {
+        let setting = Setting::default();
+        let greeting = if attack.must == Must::Outwait { Duration::from_millis(50) } else { HANG * 2 };
+        let socket =
+            Socket::serve(Setting { patience: Patience { greeting, ..setting.patience }, ..setting });
+        let honest = socket.client().await;
+        match attack.must {
+            Must::Cut | Must::Close | Must::Outwait => {
+                let ended = timeout(HANG, strike(&socket.path, attack));
+                let Ok(Ended::ByTheAgent { sent, .. }) = ended.await else {
+                    wrong.push(format!("{attack:?} goes on"));
+                    continue;
+                };
+                if sent > ENDED_AFTER {
+                    wrong.push(format!("{attack:?} went on for {sent} bytes"));
+                }
+            }
+            Must::Answer | Must::Hold => {
+                let mut strikes = JoinSet::new();
+                let path = socket.path.clone();
+                strikes.spawn(async move { strike(&path, attack).await });
+                for _ in 0..20 {
+                    assert!(get(&honest, "x").await.is_ok(), "{attack:?}");
+                }
+                if socket.book.census().open.connections != 2 {
+                    wrong.push(format!("{attack:?} is over"));
+                }
+                // In the middle of whatever there is.
+                strikes.shutdown().await;
+            }
+        }
+        let only_the_honest_one = |open| open == Totals { connections: 1, calls: 0, watches: 0 };
+        socket.until(attack.name, only_the_honest_one).await;
+        let cut = u64::from(matches!(attack.must, Must::Cut | Must::Outwait));
+        if socket.book.census().cut != cut {
+            wrong.push(format!("{attack:?}: {:?}, and it must {:?}", socket.book.census(), attack.must));
+        }
+        assert!(get(&honest, "x").await.is_ok(), "{attack:?}");
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// Many connections of one uid that call without end, each many times at once, and one of another.
 #[tokio::test]
-async fn streams_that_cost_nothing_to_open_are_cut() {
-    let socket = Socket::serve(Setting {
-        limits: Limits { streams_per_connection: 64, ..Limits::default() },
-        ..Setting::default()
-    });
-    let honest = socket.client().await;
-    let id = |n: u32| 2 * n + 1;
-    let rapid_reset = |n| [frame(1, 0x5, id(n), GET_TOKEN), frame(3, 0, id(n), &[0, 0, 0, 8])].concat();
-    socket.greeted().await.flood(|n| frame(1, 0x4, id(n), GET_TOKEN)).await;
-    socket.until("unfinished streams", |open| open.connections == 1 && open.calls == 0).await;
-    socket.greeted().await.flood(|n| frame(1, 0x4, id(n), b"\x83\x86")).await;
-    socket.until("no :path", |open| open.connections == 1 && open.calls == 0).await;
-    socket.greeted().await.flood(|n| (0..20).flat_map(|m| rapid_reset(n * 20 + m)).collect()).await;
-    socket.until("rapid reset", |open| open.connections == 1 && open.calls == 0).await;
-    assert!(get(&honest, "x").await.is_ok());
-    assert_eq!(socket.book.census().open.connections, 1);
-}
-
-#[tokio::test]
-async fn header_blocks_without_end_are_cut() {
-    let socket = Socket::serve(Setting::default());
-    let field = b"\x00\x01x\x7f\x81\x01".iter().copied().chain([b'y'; 256]).collect::<Vec<u8>>();
-    socket
-        .greeted()
-        .await
-        .flood(|n| if n == 0 { frame(1, 0, 1, GET_TOKEN) } else { frame(9, 0, 1, &field.repeat(40)) })
-        .await;
-    socket.until("it is gone", |open| open == Totals::default()).await;
-}
-
-#[tokio::test]
-async fn what_is_not_http2_is_closed_at_once() {
-    let socket = Socket::serve(Setting::default());
-    let foreign: [&[u8]; 3] = [
-        b"GET / HTTP/1.1\r\nHost: localhost\r\nAccept: text/plain\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a client hello of TLS",
-        b"%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%",
-    ];
-    for bytes in foreign {
-        let mut raw = socket.raw().await;
-        raw.send(bytes).await;
-        raw.rest().await;
+async fn a_uid_with_many_busy_connections_does_not_make_another_wait_for_all_of_them() {
+    if crate::support::skipped_without_root("turns of two uids") {
+        return;
     }
-    socket.until("all are gone", |open| open == Totals::default()).await;
+    let socket = Socket::serve(Setting::default());
+    let busy = Attack {
+        name: "calls without end",
+        piece: |n| {
+            Some(
+                (n * 64..(n + 1) * 64)
+                    .flat_map(|n| {
+                        let head = frame(1, 0x4, 2 * n + 1, GET_TOKEN);
+                        [head, frame(0, 0x1, 2 * n + 1, EMPTY_MESSAGE)].concat()
+                    })
+                    .collect(),
+            )
+        },
+        ..NOTHING
+    };
+    let busy: &'static Attack = Box::leak(Box::new(busy));
+    let mut strikes = JoinSet::new();
+    for _ in 0..40 {
+        let path = socket.path.clone();
+        strikes.spawn(async move { strike(&path, busy).await });
+    }
+    socket.until("all are there", |open| open.connections == 40).await;
+    let other = connect_as(&socket.path, 1234);
+    other.set_nonblocking(true).expect("non-blocking");
+    let mut other = Raw(UnixStream::from_std(other).expect("a stream"));
+    other.send(&GREETING).await;
+    let mut decoder = fluke_hpack::Decoder::new();
+    let calls = || {
+        socket
+            .metrics
+            .text()
+            .lines()
+            .filter_map(|line| {
+                let count = line.strip_prefix("bloom_agent_calls_total{method=\"GetToken\",code=\"OK\"} ")?;
+                count.parse::<u64>().ok()
+            })
+            .sum::<u64>()
+    };
+    let before = calls();
+    for n in 0..5 {
+        let answer = other.call(2 * n + 1, GET_TOKEN, &mut decoder).await;
+        assert_eq!(value(&answer, "grpc-status"), b"0");
+    }
+    // Reading, answering and being told take some rounds of the others; each of theirs is eight turns of 32 calls.
+    let meanwhile = (calls() - before) / 5;
+    assert!(meanwhile < 20 * 8 * 32, "{meanwhile} calls of the others for one of this uid's");
 }
 
 #[tokio::test]

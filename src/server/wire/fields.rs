@@ -91,13 +91,15 @@ impl Fields {
         }
     }
 
-    /// Walks the next bytes of the block, and rewrites them in place.
-    pub(super) fn walk(&mut self, mut bytes: &mut [u8]) {
+    /// Walks the next bytes of the block, and rewrites them in place. How many fields began in them.
+    pub(super) fn walk(&mut self, mut bytes: &mut [u8]) -> u32 {
+        let mut begun = 0;
         while let Some((first, _)) = bytes.split_first_mut() {
             let byte = *first;
             let used = match &mut self.at {
-                At::Lost => return,
+                At::Lost => return begun,
                 At::Field => {
+                    begun += 1;
                     self.at = field(byte);
                     1
                 }
@@ -154,6 +156,7 @@ impl Fields {
             };
             bytes = &mut bytes[used..];
         }
+        begun
     }
 }
 

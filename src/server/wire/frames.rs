@@ -22,9 +22,13 @@ const PRIORITY: u8 = 0x20;
 pub(super) struct Seen {
     /// HEADERS frames.
     pub(super) heads: u32,
-    /// Frames that are neither HEADERS nor DATA with content.
+    /// Bytes of field blocks.
+    pub(super) block: u32,
+    /// Fields in them: one of a byte can stand for many bytes.
+    pub(super) fields: u32,
+    /// What the frames cost the meter.
     pub(super) cheap: u32,
-    /// Among them SETTINGS.
+    /// SETTINGS frames.
     pub(super) settings: u32,
 }
 
@@ -59,6 +63,16 @@ enum At {
 enum Last {
     Yes,
     No,
+}
+
+/// What a frame costs the meter. HEADERS are calls, and paid for; but gRPC's own bound for metadata is 8 KiB, half of that
+/// is nobody's, and the rest is decoded for nothing. What is neither a call's nor short is read for nothing.
+pub(super) const fn price(kind: u8, length: u32) -> u32 {
+    match kind {
+        HEADERS => length.saturating_sub(4 * 1024) / 256,
+        DATA | CONTINUATION => 1,
+        _ => 1 + length / 256,
+    }
 }
 
 const HEAD: At = At::Head { bytes: [0; 9], filled: 0 };
@@ -116,7 +130,8 @@ impl Frames {
                 }
                 At::Block { left, .. } => {
                     let used = bytes.len().min(*left as usize);
-                    self.fields.walk(&mut bytes[..used]);
+                    seen.fields += self.fields.walk(&mut bytes[..used]);
+                    seen.block += used as u32;
                     *left -= used as u32;
                     self.settle();
                     used
@@ -137,15 +152,9 @@ impl Frames {
     fn begin(&mut self, head: [u8; 9], seen: &mut Seen) -> At {
         let [high, middle, low, kind, flags, ..] = head;
         let left = u32::from_be_bytes([0, high, middle, low]);
-        match kind {
-            HEADERS => seen.heads += 1,
-            DATA if left > 0 => {}
-            SETTINGS => {
-                seen.settings += 1;
-                seen.cheap += 1;
-            }
-            _ => seen.cheap += 1,
-        }
+        seen.cheap += price(kind, left);
+        seen.heads += u32::from(kind == HEADERS);
+        seen.settings += u32::from(kind == SETTINGS);
         // Anything but CONTINUATION within a block, and CONTINUATION outside of one, is a connection error (§6.10).
         // h2 closes it; until then only the frames are followed.
         if (kind == CONTINUATION) != self.block_open {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use fluke_hpack::Decoder;
 use http::{HeaderMap, HeaderValue};
 
-use super::frames::{Frames, Seen};
+use super::frames::{Frames, Seen, price};
 use crate::server::deadline_of;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -47,7 +47,8 @@ pub(crate) fn authority(data: &[u8]) {
     };
     assert_eq!(seen.heads, count(|frame| frame.kind == HEADERS));
     assert_eq!(seen.settings, count(|frame| frame.kind == SETTINGS));
-    assert_eq!(seen.cheap, count(|frame| frame.kind != HEADERS && (frame.kind != 0 || frame.length == 0)));
+    let prices = sent.iter().map(|frame| price(frame.kind, u32::try_from(frame.length).unwrap()));
+    assert_eq!(seen.cheap, prices.sum::<u32>());
     assert_eq!(sent.len(), arrived.len(), "a frame's length changed");
     for (one, other) in sent.iter().zip(&arrived) {
         assert_eq!(one.head, other.head, "a frame's head changed");
@@ -101,6 +102,8 @@ fn walk(bytes: &mut [u8], piece: usize) -> Seen {
     for part in bytes.chunks_mut(piece.min(bytes.len()).max(1)) {
         let more = frames.walk(part);
         seen.heads += more.heads;
+        seen.block += more.block;
+        seen.fields += more.fields;
         seen.cheap += more.cheap;
         seen.settings += more.settings;
     }

@@ -1,8 +1,8 @@
 //! The frame meter: cuts floods of frames that cost the sender nothing and the server a wake-up.
 //!
-//! Cheap is every frame but HEADERS and DATA with content: PING, SETTINGS, WINDOW_UPDATE, PRIORITY, RST_STREAM, unknown
-//! types. HTTP/2 libraries answer all of them without end; one flooding connection takes the better part of a core.
-//! Honest clients send two or three cheap frames per call and three per message received, so calls and bytes written
+//! Cheap is every frame but HEADERS: PING, SETTINGS, WINDOW_UPDATE, PRIORITY, RST_STREAM, unknown types, and DATA, which
+//! can have one byte. HTTP/2 libraries answer all of them without end; one flooding connection takes the better part of a
+//! core. Honest clients send three or four of them per call and three per message received, so calls and bytes written
 //! earn credit.
 
 use std::time::Duration;
@@ -18,6 +18,33 @@ const CEILING: i32 = 8_000;
 const PER_HEAD: i32 = 8;
 /// One frame of credit for so many bytes written: 4 per KiB.
 const BYTES_PER_FRAME: usize = 256;
+
+/// Field blocks of a call that are ordinary, in µs of decoding: 12 fields in 576 bytes of which none was said before.
+const ORDINARY: u32 = 48;
+/// What short ones can save up; whoever connects has it.
+const SAVED: u32 = 8 * ORDINARY;
+
+/// The work that field blocks make. What is said before is one byte from then on, so honest clients send long ones once;
+/// who makes new ones for each call makes the agent work for nothing.
+#[derive(Debug)]
+pub(super) struct Labour {
+    saved: u32,
+}
+
+impl Labour {
+    pub(super) const fn new() -> Self {
+        Self { saved: SAVED }
+    }
+
+    /// Takes in what one read brought: work beyond the ordinary, in µs (one for each field, one for 16 bytes: rounded
+    /// measurements).
+    pub(super) fn read(&mut self, heads: u32, fields: u32, bytes: u32) -> u32 {
+        let cost = fields.saturating_add(bytes / 16);
+        let paid = self.saved.saturating_add(heads.saturating_mul(ORDINARY));
+        self.saved = paid.saturating_sub(cost).min(SAVED);
+        cost.saturating_sub(paid)
+    }
+}
 
 /// The budget is gone, and time has not made up for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +68,11 @@ impl Meter {
         let frames = i32::try_from(self.change / BYTES_PER_FRAME).unwrap_or(CEILING);
         self.change %= BYTES_PER_FRAME;
         self.earn(frames);
+    }
+
+    /// Whether more is spent than any client has reason to.
+    pub(super) const fn is_low(&self) -> bool {
+        self.budget < BUDGET / 2
     }
 
     /// Takes in what one read brought. The clock is read only when the budget is gone.
@@ -78,6 +110,23 @@ mod tests {
 
     fn unread() -> Timestamp {
         panic!("the clock is read while there is budget")
+    }
+
+    #[test]
+    fn ordinary_field_blocks_are_free_however_many_and_long_ones_are_not() {
+        let mut labour = Labour::new();
+        for _ in 0..10_000 {
+            assert_eq!(labour.read(1, 12, 570), 0, "a first call's, each time");
+            assert_eq!(labour.read(16, 16 * 9, 16 * 40), 0, "later ones'");
+        }
+        assert_eq!(labour.read(1, 20, 6 * 1024), 0, "a long one is saved for");
+        let excess: u32 = (0..100).map(|_| labour.read(1, 24, 15 * 1024)).sum();
+        assert!(excess > 40_000, "15 KiB each time: {excess}");
+        let mut labour = Labour::new();
+        let excess: u32 = (0..100).map(|_| labour.read(1, 450, 550)).sum();
+        assert!(excess > 20_000, "fields of one byte: {excess}");
+        assert_eq!(Labour::new().read(u32::MAX, u32::MAX, u32::MAX), 0, "no overflow");
+        assert!(Labour::new().read(0, u32::MAX, u32::MAX) > u32::MAX / 2);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{frames::Seen, *};
 use crate::clock::{Now, Timestamp};
+use crate::server::turns::Turns;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -210,7 +211,7 @@ fn make(huffman: &HuffmanEncoder, frames: &[Frame]) -> Made {
     for frame in frames {
         match frame {
             Frame::Other { kind, flags, payload } => {
-                made.seen.cheap += u32::from(*kind != 0 || payload.is_empty());
+                made.seen.cheap += frames::price(*kind, u32::try_from(payload.len()).expect("small"));
                 made.seen.settings += u32::from(*kind == 4);
                 made.bytes.extend(head(*kind, *flags, payload.len()));
                 made.bytes.extend(payload);
@@ -223,6 +224,7 @@ fn make(huffman: &HuffmanEncoder, frames: &[Frame]) -> Made {
                     if let Field::TableSize(size) = field {
                         table.resize(*size);
                         block.extend(integer(0x20, 5, *size));
+                        made.seen.fields += 1;
                     }
                 }
                 for field in fields {
@@ -270,6 +272,8 @@ fn make(huffman: &HuffmanEncoder, frames: &[Frame]) -> Made {
                 // A block of table sizes alone is an error to the decoder.
                 block.push(0x82);
                 wanted_fields.push(static_entry(2));
+                made.seen.fields += u32::try_from(wanted_fields.len()).expect("few");
+                made.seen.block += u32::try_from(block.len()).expect("small");
                 made.wanted.push(wanted_fields);
                 let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(block.len() + 1)).collect();
                 cuts.sort_unstable();
@@ -286,6 +290,8 @@ fn make(huffman: &HuffmanEncoder, frames: &[Frame]) -> Made {
                             end | if padding.is_some() { 0x8 } else { 0 } | if *priority { 0x20 } else { 0 };
                         let around = padding.map_or(0, |padding| 1 + usize::from(padding))
                             + if *priority { 5 } else { 0 };
+                        made.seen.cheap +=
+                            frames::price(1, u32::try_from(part.len() + around).expect("small"));
                         made.bytes.extend(head(1, flags, part.len() + around));
                         made.bytes.extend(*padding);
                         // Priority and padding look like an `:authority` to be rewritten, and are none.
@@ -294,7 +300,7 @@ fn make(huffman: &HuffmanEncoder, frames: &[Frame]) -> Made {
                         made.bytes.extend(part);
                         made.bytes.extend(b"\x41\x7f%/ ".iter().cycle().take(padding.map_or(0, usize::from)));
                     } else {
-                        made.seen.cheap += 1;
+                        made.seen.cheap += frames::price(9, 0);
                         made.bytes.extend(head(9, end, part.len()));
                         start = made.bytes.len();
                         made.bytes.extend(part);
@@ -333,6 +339,8 @@ fn walk_in_pieces(bytes: &mut [u8], pieces: &[usize]) -> Seen {
         let (piece, tail) = rest.split_at_mut(rest.len().min(*pieces.next().expect("endless")));
         let more = frames.walk(piece);
         seen.heads += more.heads;
+        seen.block += more.block;
+        seen.fields += more.fields;
         seen.cheap += more.cheap;
         seen.settings += more.settings;
         rest = tail;
@@ -466,27 +474,45 @@ impl Clock for Still {
     }
 }
 
+/// A place that nobody else wants.
+fn seat() -> Seat {
+    Seat::new(1, Turns::new(Arc::new(Still)))
+}
+
+/// Reads as a connection's task does: each poll of it may have a turn.
+async fn read_exact<T>(wire: &mut Wire<T>, traffic: &Traffic, bytes: &mut [u8]) -> io::Result<usize>
+where
+    T: AsyncRead + Unpin,
+{
+    let mut read = std::pin::pin!(wire.read_exact(bytes));
+    std::future::poll_fn(|cx| {
+        traffic.begin_turn();
+        read.as_mut().poll(cx)
+    })
+    .await
+}
+
 #[tokio::test]
 async fn the_wire_says_when_the_client_has_greeted_and_when_it_floods() {
     let (mut client, server) = tokio::io::duplex(1 << 20);
     let traffic = Arc::new(Traffic::default());
-    let mut wire = Wire::new(server, Arc::new(Still), Arc::clone(&traffic));
+    let mut wire = Wire::new(server, Arc::new(Still), Arc::clone(&traffic), seat());
     let mut buffer = [0; 64];
 
     client.write_all(PREFACE).await.expect("writes");
-    wire.read_exact(&mut buffer[..24]).await.expect("reads");
+    read_exact(&mut wire, &traffic, &mut buffer[..24]).await.expect("reads");
     assert!(!traffic.greeted());
     client.write_all(b"\0\0\0\x04\0\0\0\0\0").await.expect("writes");
-    wire.read_exact(&mut buffer[..9]).await.expect("reads");
+    read_exact(&mut wire, &traffic, &mut buffer[..9]).await.expect("reads");
     assert!(traffic.greeted());
 
     let ping = b"\0\0\x08\x06\0\0\0\0\0________";
     client.write_all(&ping.repeat(1_999)).await.expect("writes");
     let mut flood = vec![0; 17 * 1_999];
-    wire.read_exact(&mut flood).await.expect("the budget is 2,000 with the SETTINGS");
+    read_exact(&mut wire, &traffic, &mut flood).await.expect("the budget is 2,000 with the SETTINGS");
     assert!(!traffic.flooded());
     client.write_all(ping).await.expect("writes");
-    let error = wire.read_exact(&mut buffer[..17]).await.expect_err("cut");
+    let error = read_exact(&mut wire, &traffic, &mut buffer[..17]).await.expect_err("cut");
     assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
     assert!(traffic.flooded());
 }
@@ -495,11 +521,39 @@ async fn the_wire_says_when_the_client_has_greeted_and_when_it_floods() {
 async fn what_the_server_writes_pays_for_frames_and_reads_keep_what_was_there() {
     let (mut client, server) = tokio::io::duplex(1 << 20);
     let traffic = Arc::new(Traffic::default());
-    let mut wire = Wire::new(server, Arc::new(Still), Arc::clone(&traffic));
+    let mut wire = Wire::new(server, Arc::new(Still), Arc::clone(&traffic), seat());
     wire.write_all(&[0; 256 * 500]).await.expect("writes");
     client.write_all(PREFACE).await.expect("writes");
     client.write_all(&b"\0\0\x08\x06\0\0\0\0\0________".repeat(2_500)).await.expect("writes");
     let mut bytes = vec![0; 24 + 17 * 2_500];
-    wire.read_exact(&mut bytes).await.expect("500 more than the budget");
+    read_exact(&mut wire, &traffic, &mut bytes).await.expect("500 more than the budget");
     assert!(!traffic.flooded());
+}
+
+#[tokio::test]
+async fn a_turn_ends_after_so_many_bytes_or_calls_and_the_next_one_goes_on() {
+    let (mut client, server) = tokio::io::duplex(1 << 20);
+    let traffic = Arc::new(Traffic::default());
+    let mut wire = Wire::new(server, Arc::new(Still), Arc::clone(&traffic), seat());
+    let calls = b"\0\0\x01\x01\x05\0\0\0\x01\x82".repeat(1_000);
+    client.write_all(PREFACE).await.expect("writes");
+    client.write_all(&calls).await.expect("writes");
+    let (woken, mut turns, mut read) = (std::task::Waker::noop(), 0, 0);
+    let mut cx = Context::from_waker(woken);
+    let whole = PREFACE.len() + calls.len();
+    while read < whole {
+        traffic.begin_turn();
+        turns += 1;
+        assert!(turns < 100, "{read} of {whole}");
+        loop {
+            let mut bytes = [0; 100];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            if Pin::new(&mut wire).poll_read(&mut cx, &mut buffer).is_pending() {
+                break;
+            }
+            read += buffer.filled().len();
+        }
+    }
+    // 16 calls a turn, ten in each read; one turn in eight is spent on waiting for the others.
+    assert_eq!((turns, traffic.heads()), (52 + 52 / 8, 1_000));
 }
