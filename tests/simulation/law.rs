@@ -182,7 +182,7 @@ impl Law {
             Schedule::RateLimited if asked.is_none() => {
                 let (from, window) = (now + 30 * SECOND, (30 * SECOND * doubled as u32).min(5 * MINUTE));
                 self.not_before = self.not_before.max(Some(from));
-                (from, (from + window).min(urgent.max(from) + window.min(30 * SECOND)))
+                (from + window / 10, from + window)
             }
             _ => {
                 let (from, window) = (asked.unwrap_or(now), (SECOND * doubled as u32).min(5 * MINUTE));
