@@ -78,6 +78,7 @@ fn four_years_of_bad_weather_break_no_rule_of_the_rotator() {
             "half of the answers are 503",
             "flapping each 7 s",
             "one token a minute",
+            "one request a minute, refused ones counted",
             "slow answers",
             "burst of connection resets",
             "time-out of 10 s",
