@@ -247,6 +247,22 @@ mod tests {
     }
 
     #[test]
+    fn what_was_counted_is_told_and_restored() {
+        let rng = &mut StdRng::seed_from_u64(1);
+        let mut backoff = Backoff::default();
+        for (schedule, times) in
+            [(Schedule::Transient, 3), (Schedule::RateLimited, 5), (Schedule::Refusal, 7)]
+        {
+            for _ in 0..times {
+                after(&mut backoff, failure(schedule, None), NOW, FAR, rng);
+            }
+        }
+        assert_eq!(backoff.counts(), [3, 5, 7]);
+        assert_eq!(backoff.not_before(), Some(NOW + QUIET));
+        assert_eq!(Backoff::restored(backoff.counts(), backoff.not_before()), backoff);
+    }
+
+    #[test]
     fn schedules_that_alternate_all_grow() {
         let turns: Vec<_> =
             (0..8).map(|n| failure([Schedule::Transient, Schedule::RateLimited][n % 2], None)).collect();
