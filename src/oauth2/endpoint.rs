@@ -293,13 +293,14 @@ mod tests {
 
     #[test]
     fn a_proxy_is_a_host_and_a_port() {
-        for (text, host, port) in [
-            ("http://proxy.example:3128", "proxy.example", 3128),
-            ("http://proxy.example:80", "proxy.example", 80),
-            ("http://[::1]:3128/", "[::1]", 3128),
+        for (text, host, port, url) in [
+            ("http://proxy.example:3128", "proxy.example", 3128, "http://proxy.example:3128/"),
+            ("http://proxy.example:80", "proxy.example", 80, "http://proxy.example/"),
+            ("http://[::1]:3128/", "[::1]", 3128, "http://[::1]:3128/"),
         ] {
             let proxy = ProxyUrl::parse(text).unwrap();
-            assert_eq!((proxy.host(), proxy.port()), (host, port), "{text}");
+            assert_eq!((proxy.host(), proxy.port(), proxy.as_str()), (host, port, url), "{text}");
+            assert_eq!(proxy.to_string(), format!("{host}:{port}"));
         }
         for (text, fault) in [
             ("http://proxy.example", ProxyFault::NoPort),
