@@ -196,7 +196,8 @@ fn absolute(text: &str) -> Result<Url, UrlFault> {
     if !text.bytes().all(|b| matches!(b, 0x21..=0x7e) && b != b'\\') {
         return Err(UrlFault::Character);
     }
-    let (_, rest) = text.split_once("://").ok_or(UrlFault::NotAUrl)?;
+    // The first colon ends the scheme: `url` takes `https:user@host://path` for `https://user@host://path`.
+    let rest = text.split_once(':').and_then(|(_, rest)| rest.strip_prefix("//")).ok_or(UrlFault::NotAUrl)?;
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     // `url` drops an empty user, and takes `https:///host` for `https://host`.
     if authority.contains('@') {
@@ -241,6 +242,8 @@ mod tests {
             ("https://", EndpointFault::NotAUrl),
             ("https:///a.example", EndpointFault::NotAUrl),
             ("https://:443/", EndpointFault::NotAUrl),
+            ("https:a.example/token", EndpointFault::NotAUrl),
+            ("https:user@a.example://b", EndpointFault::NotAUrl),
             ("https://a.example:70000/", EndpointFault::NotAUrl),
             ("http://a.example/token", EndpointFault::NotHttps),
             ("http://localhost/token", EndpointFault::NotHttps),
@@ -313,6 +316,7 @@ mod tests {
             ("http://proxy.example:3128/?x", ProxyFault::Form),
             ("http://proxy.example:3128#x", ProxyFault::Form),
             ("proxy.example:3128", ProxyFault::Form),
+            ("http:u@proxy.example://:3128", ProxyFault::Form),
             ("http://u:p@proxy.example:3128", ProxyFault::UserInfo),
             ("http://u@proxy.example:3128", ProxyFault::UserInfo),
         ] {
