@@ -151,15 +151,15 @@ impl Refresh {
         self.take_away(now.boot);
         // Whether or not the expiry of the last one was told: there is a token now.
         self.expired = false;
-        let draw = Draw::new(&mut self.rng);
         let grant = match (novelty, held) {
             (Novelty::Same, Some(held)) => {
-                self.held = Some(Held { life: *life, draw, ..held });
+                self.held = Some(Held { life: *life, ..held });
                 Grant::Prolonged(held.generation)
             }
             _ => {
                 let generation = Generation::next(self.generation, now.wall);
                 self.generation = Some(generation);
+                let draw = Draw::new(&mut self.rng);
                 self.held = Some(Held { generation, life: *life, draw, reported: false });
                 Grant::Rotated(generation)
             }

@@ -722,3 +722,35 @@ mod config_set {
         );
     }
 }
+
+/// A walk never ends on a link; where it would, the link is called one.
+#[test]
+fn what_is_no_regular_file_is_called_what_it_is() {
+    let stage = stage();
+    let [directory, link, fifo, socket] = ["d", "l", "f", "s"].map(|name| stage.path().join(name));
+    fs::create_dir(&directory).unwrap();
+    symlink("d", &link).unwrap();
+    nix::unistd::mkfifo(&fifo, Mode::S_IRUSR).unwrap();
+    let _listens = UnixListener::bind(&socket).unwrap();
+    for (path, what) in [
+        (&*directory, "a directory"),
+        (&*link, "a symbolic link"),
+        (&*fifo, "a FIFO"),
+        (&*socket, "a socket"),
+        (Path::new("/dev/null"), "a device"),
+    ] {
+        let asked = Asked { rules: Rules::secret(Uid::from_raw(AGENT)), path };
+        let fault = judge_kind(&asked, &nix::sys::stat::lstat(path).unwrap()).unwrap_err();
+        assert!(fault.to_string().contains(&format!("it is {what}, not a regular file")), "{fault}");
+    }
+}
+
+#[test]
+fn of_contents_no_more_than_their_length_is_printed() {
+    let stage = stage();
+    let path = stage.path().join("file");
+    fs::write(&path, "canary").unwrap();
+    let stat = nix::sys::stat::lstat(&path).unwrap();
+    let printed = format!("{:?}", Contents { bytes: fs::read(&path).unwrap().into(), stat });
+    assert!(printed.starts_with("Contents { bytes: 6") && !printed.contains("canary"), "{printed}");
+}

@@ -212,6 +212,7 @@ fn scopes_are_the_granted_ones_or_those_asked_for() {
         if let Err(rejection) = required {
             let failure = failure(rejection);
             assert_eq!((failure.kind, failure.schedule), (FailureKind::Refused, Schedule::Refusal), "{raw}");
+            assert!(failure.text.contains("require_scope is set / let this client have"), "{}", failure.text);
         }
     }
     for raw in ["7", "{}", "true", "\"a\\nb\"", "\"\\\"\"", "[1]", "[\"a b\"]", "[[\"a\"]]"] {
@@ -247,7 +248,8 @@ fn a_server_that_allows_caching_or_has_another_time_is_noted() {
         (&[JSON, ("cache-control", "private, No-Store, max-age=0")], None),
         (&[JSON, ("cache-control", "private"), NO_STORE], None),
         (&[JSON, NO_STORE, ("date", "Sun, 22 Nov 2026 14:05:09 GMT")], None),
-        (&[JSON, NO_STORE, ("date", "Sun, 22 Nov 2026 14:15:01 GMT")], Some(Deviation::ClockSkew)),
+        (&[JSON, NO_STORE, ("date", "Sun, 22 Nov 2026 14:10:00 GMT")], None),
+        (&[JSON, NO_STORE, ("date", "Sun, 22 Nov 2026 14:10:01 GMT")], Some(Deviation::ClockSkew)),
         (&[JSON, NO_STORE, ("date", "Sun, 22 Nov 2026 13:55:00 GMT")], Some(Deviation::ClockSkew)),
         (&[JSON, NO_STORE, ("date", "yesterday")], None),
     ] {
@@ -287,7 +289,8 @@ fn a_body_that_was_cut_off_is_the_networks_fault() {
     let end = BodyEnd::Broken("connection reset".into());
     let failure = failure(read_with(200, &[JSON], GOOD.as_bytes(), &end, ScopeRule::Report).unwrap_err());
     assert_eq!((failure.kind, failure.schedule), (FailureKind::Unreachable, Schedule::Transient));
-    assert!(failure.text.contains("connection reset"), "{}", failure.text);
+    assert!(failure.text.contains("connection reset / nothing, the agent tries again"), "{}", failure.text);
+    assert!(failure.text.ends_with("check the network between here and there"), "{}", failure.text);
 }
 
 #[test]
@@ -312,6 +315,7 @@ fn every_refusal_has_its_kind_and_its_schedule() {
         (401, code("temporarily_unavailable"), ProviderError, Transient, WrongSecret),
         (400, code("invalid_client"), Refused, Refusal, WrongSecret),
         (200, code("invalid_client"), Refused, Refusal, WrongSecret),
+        (202, code("invalid_client"), Refused, Refusal, WrongSecret),
         (500, code("invalid_client"), ProviderError, Transient, NotJudged),
         (429, code("invalid_client"), ProviderError, RateLimited, WrongSecret),
         (400, code("who_knows"), Refused, Refusal, NotJudged),
@@ -364,6 +368,44 @@ fn every_refusal_has_its_kind_and_its_schedule() {
 }
 
 #[test]
+fn every_refusal_says_why_and_what_to_do() {
+    let paused = "nothing, the agent tries again; if it stays, ask the provider";
+    let credentials = "check client_id, client_secret and auth_method";
+    let grant = "allow the client_credentials grant";
+    let rights = "check audience and scopes, and this client's rights";
+    let others = "check audience, resource, scopes, extra, body and auth_method";
+    for (status, code, why, remedy) in [
+        (101, "", "is not answered with an interim status", paused),
+        (204, "", "with status 200 only", paused),
+        (302, "", "a redirect of a token request is never followed", "set token_url to the address"),
+        (400, "", "refuses this request and does not say why", others),
+        (401, "", "the client's credentials were refused", credentials),
+        (403, "", "not allowed to do this", rights),
+        (404, "", "no token endpoint at this address", "check token_url"),
+        (405, "", "no token endpoint at this address", "check token_url"),
+        (410, "", "no token endpoint at this address", "check token_url"),
+        (408, "", "waited too long for the request", paused),
+        (415, "", "a body of this type", "set body to the other of form and json"),
+        (429, "", "too many requests", "nothing, the agent waits"),
+        (503, "", "has a fault", paused),
+        (400, "invalid_client", "invalid_client", credentials),
+        (400, "unauthorized_client", "unauthorized_client", grant),
+        (400, "unsupported_grant_type", "unsupported_grant_type", grant),
+        (400, "invalid_scope", "invalid_scope", "check scopes against"),
+        (400, "invalid_target", "invalid_target", "check audience and resource"),
+        (400, "access_denied", "access_denied", rights),
+        (400, "who_knows", "who_knows", others),
+        (404, "who_knows", "who_knows", others),
+        (503, "invalid_scope", "invalid_scope", paused),
+    ] {
+        let body = if code.is_empty() { "{}".to_owned() } else { format!(r#"{{"error":"{code}"}}"#) };
+        let text = text(answer(status, &[JSON], &body).unwrap_err());
+        let [_, said_why, said_remedy] = *text.split(" / ").collect::<Vec<_>>() else { panic!("{text}") };
+        assert!(said_why.contains(why) && said_remedy.starts_with(remedy), "{status} {code}: {text}");
+    }
+}
+
+#[test]
 fn a_status_speaks_for_itself_where_the_body_cannot() {
     let body = br#"{"error":"temporarily_unavailable"}"#;
     let broken = BodyEnd::Broken("connection reset".into());
@@ -409,6 +451,10 @@ fn the_providers_words_are_shown_cut_and_escaped() {
     );
     let auth0 = r#"{"error":"access_denied","error_description":"Unauthorized"}"#;
     assert!(text(answer(401, &[], auth0).unwrap_err()).contains("access_denied: Unauthorized / "));
+    let no_token = r#"{"error":"x","access_token":"","error_description":"why"}"#;
+    assert!(text(answer(400, &[], no_token).unwrap_err()).contains("x: why / "));
+    let apostrophe = r#"{"error":"x","error_description":"it's"}"#;
+    assert!(text(answer(400, &[], apostrophe).unwrap_err()).contains("x: it's / "));
     let long =
         format!(r#"{{"error":"{}","error_description":"{}"}}"#, "e".repeat(900), "\\u001b".repeat(9000));
     let line = text(answer(400, &[], &long).unwrap_err());
@@ -436,7 +482,11 @@ fn no_line_holds_the_secret_or_the_token_that_a_provider_reflects() {
     ] {
         for status in [200, 400, 401, 500] {
             let rejection = answer(status, &[JSON], &body).expect_err(&body);
-            assert!(!format!("{rejection:?}").contains("canary"), "{body}");
+            let printed = format!("{rejection:?}");
+            assert!(
+                printed.contains(&status.to_string()) && !printed.contains("canary"),
+                "{body}: {printed}"
+            );
             let failure = failure(rejection);
             let line = format!("{}{failure:?}", failure.text);
             assert!(!line.contains("canary") && !line.contains("Y2FuYXJ5"), "{status} {body}: {line}");

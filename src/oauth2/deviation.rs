@@ -134,7 +134,16 @@ mod tests {
             all.insert(deviation);
             assert!(deviation.text().is_ascii());
         }
-        let labels: std::collections::BTreeSet<_> = Deviation::ALL.map(Deviation::label).into();
-        assert_eq!(labels.len(), Deviation::ALL.len());
+        for words in [Deviation::label, Deviation::text] {
+            let different: std::collections::BTreeSet<_> = Deviation::ALL.map(words).into();
+            assert_eq!(different.len(), Deviation::ALL.len());
+        }
+    }
+
+    #[test]
+    fn an_operator_can_mend_lives_scopes_and_clocks_and_nothing_else() {
+        let theirs = Deviation::ALL.into_iter().filter(|deviation| deviation.concerns_the_operator());
+        let expected = [Deviation::ShortLifetime, Deviation::NarrowerScope, Deviation::ClockSkew];
+        assert_eq!(theirs.collect::<Vec<_>>(), expected);
     }
 }

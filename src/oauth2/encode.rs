@@ -232,6 +232,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_printed_of_a_client_and_its_request_has_neither_a_secret_nor_an_extra_value() {
+        let client = full(AuthMethod::ClientSecretBasic, BodyFormat::Form);
+        let printed = format!("{client:?}");
+        for part in ["id.example.com", "my id", "api.example.com", "urn:b", "write:all", "organization"] {
+            assert!(printed.contains(part), "{part}: {printed}");
+        }
+        assert!(!printed.contains('\u{e9}'), "{printed}");
+        let printed = format!("{:?}", encode(&client, &secret("p@s+s")));
+        assert!(printed.contains("x-www-form-urlencoded"), "{printed}");
+        for part in ["p@s", "p%40s", "bXkraWQ", "organization"] {
+            assert!(!printed.contains(part), "{part}: {printed}");
+        }
+    }
+
+    #[test]
     fn every_request_is_written_byte_for_byte() {
         use AuthMethod::{ClientSecretBasic as Basic, ClientSecretPost as Post};
         use BodyFormat::{Form, Json};

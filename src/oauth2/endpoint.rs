@@ -196,7 +196,8 @@ fn absolute(text: &str) -> Result<Url, UrlFault> {
     if !text.bytes().all(|b| matches!(b, 0x21..=0x7e) && b != b'\\') {
         return Err(UrlFault::Character);
     }
-    let (_, rest) = text.split_once("://").ok_or(UrlFault::NotAUrl)?;
+    // The first colon ends the scheme: `url` takes `https:user@host://path` for `https://user@host://path`.
+    let rest = text.split_once(':').and_then(|(_, rest)| rest.strip_prefix("//")).ok_or(UrlFault::NotAUrl)?;
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     // `url` drops an empty user, and takes `https:///host` for `https://host`.
     if authority.contains('@') {
@@ -241,6 +242,8 @@ mod tests {
             ("https://", EndpointFault::NotAUrl),
             ("https:///a.example", EndpointFault::NotAUrl),
             ("https://:443/", EndpointFault::NotAUrl),
+            ("https:a.example/token", EndpointFault::NotAUrl),
+            ("https:user@a.example://b", EndpointFault::NotAUrl),
             ("https://a.example:70000/", EndpointFault::NotAUrl),
             ("http://a.example/token", EndpointFault::NotHttps),
             ("http://localhost/token", EndpointFault::NotHttps),
@@ -293,13 +296,14 @@ mod tests {
 
     #[test]
     fn a_proxy_is_a_host_and_a_port() {
-        for (text, host, port) in [
-            ("http://proxy.example:3128", "proxy.example", 3128),
-            ("http://proxy.example:80", "proxy.example", 80),
-            ("http://[::1]:3128/", "[::1]", 3128),
+        for (text, host, port, url) in [
+            ("http://proxy.example:3128", "proxy.example", 3128, "http://proxy.example:3128/"),
+            ("http://proxy.example:80", "proxy.example", 80, "http://proxy.example/"),
+            ("http://[::1]:3128/", "[::1]", 3128, "http://[::1]:3128/"),
         ] {
             let proxy = ProxyUrl::parse(text).unwrap();
-            assert_eq!((proxy.host(), proxy.port()), (host, port), "{text}");
+            assert_eq!((proxy.host(), proxy.port(), proxy.as_str()), (host, port, url), "{text}");
+            assert_eq!(proxy.to_string(), format!("{host}:{port}"));
         }
         for (text, fault) in [
             ("http://proxy.example", ProxyFault::NoPort),
@@ -312,6 +316,7 @@ mod tests {
             ("http://proxy.example:3128/?x", ProxyFault::Form),
             ("http://proxy.example:3128#x", ProxyFault::Form),
             ("proxy.example:3128", ProxyFault::Form),
+            ("http:u@proxy.example://:3128", ProxyFault::Form),
             ("http://u:p@proxy.example:3128", ProxyFault::UserInfo),
             ("http://u@proxy.example:3128", ProxyFault::UserInfo),
         ] {

@@ -69,12 +69,9 @@ fn seconds(text: &str) -> Result<u64, Unusable> {
     let zeros = all.clone().take_while(|b| *b == b'0').count();
     let length = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     let point = length(whole.len()).saturating_add(exponent).saturating_sub(length(zeros));
-    let mut significant = all.skip(zeros).peekable();
-    if significant.peek().is_none() || point <= 0 {
-        return Ok(0);
-    }
+    let significant = all.skip(zeros);
     let mut value = 0_u64;
-    // u64::MAX has 20 digits; with more the sum has saturated, as the first digit is not zero.
+    // Of a number below one nothing is left. u64::MAX has 20 digits; with more the sum has saturated, as the first digit is not zero.
     for digit in significant.map(|b| u64::from(b - b'0')).chain(std::iter::repeat(0)).zip(0..point.min(21)) {
         value = value.saturating_mul(10).saturating_add(digit.0);
     }

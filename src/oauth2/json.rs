@@ -211,7 +211,24 @@ mod tests {
         assert_eq!(fault(nested(16).as_bytes()), None);
         assert_eq!(fault(nested(17).as_bytes()), Some(Unreadable::TooDeep));
         assert_eq!(fault(format!("{{\"x\":{}", "[".repeat(60_000)).as_bytes()), Some(Unreadable::TooDeep));
-        assert_eq!(fault(format!("{{\"x\":\"{}\\\"[\"}}", "[".repeat(100)).as_bytes()), None);
+        let quoted = "[".repeat(100);
+        assert_eq!(fault(format!("{{\"x\":\"{quoted}\\\"{quoted}\"}}").as_bytes()), None);
+    }
+
+    #[test]
+    fn only_brackets_outside_of_strings_count_and_each_goes_with_its_end() {
+        for (text, levels) in [
+            ("", 0),
+            ("{}", 1),
+            ("[[],[],{}]", 2),
+            (r#"{"x":"]]]]","y":[[1]]}"#, 3),
+            (r#"{"x":"\\","y":[[1]]}"#, 3),
+            (r#"{"\"":"[[[[","y":[]}"#, 2),
+            // No JSON: a backslash outside of a string hides nothing.
+            (r"{\[\[", 3),
+        ] {
+            assert_eq!(depth(text), levels, "{text}");
+        }
     }
 
     #[test]

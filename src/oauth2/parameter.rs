@@ -157,6 +157,12 @@ mod tests {
         for name in ["a b", "a&b", "a=b", "caf\u{e9}", "a[]"] {
             assert_eq!(extra_parameter(name, "x"), Err(ParameterFault::NotAName), "{name}");
         }
+        for (length, expected) in [(MAX_BYTES, Ok(MAX_BYTES)), (MAX_BYTES + 1, Err(ParameterFault::TooLong))]
+        {
+            let named = extra_parameter(&"x".repeat(length), "x").map(|(name, _)| name.len());
+            assert_eq!(named, expected);
+        }
+        assert_eq!(extra_parameter(&"x".repeat(2 * MAX_BYTES), "x"), Err(ParameterFault::TooLong));
         assert_eq!(extra_parameter("", "x"), Err(ParameterFault::Empty));
         assert_eq!(extra_parameter("x", ""), Err(ParameterFault::Empty));
         assert_eq!(extra_parameter("x", "a\rb"), Err(ParameterFault::ControlCharacter));

@@ -131,6 +131,9 @@ mod tests {
         assert_eq!(wait(429, &[("x-ratelimit-reset", &reset), ("retry-after", "7")]), Some(7));
         assert_eq!(wait(429, &[("x-ratelimit-reset", &reset), ("retry-after", "garbage")]), Some(90));
         assert_eq!(wait(429, &[("x-ratelimit-reset", &(NOW - 1).to_string())]), None);
+        for (reset, wanted) in [(UNIX_TIME_FROM - 1, Some(3600)), (UNIX_TIME_FROM, None)] {
+            assert_eq!(wait(429, &[("x-ratelimit-reset", &reset.to_string())]), wanted, "{reset}");
+        }
         assert_eq!(wait(429, &[("x-ratelimit-reset", "99999999999999999999")]), Some(3600));
         assert_eq!(wait(503, &[("x-ratelimit-reset", &reset)]), None);
     }

@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn a_strangers_words_keep_to_the_characters_of_the_rfc() {
         for (text, wanted) in [
-            ("The client is unknown.", "The client is unknown."),
+            ("The client isn't known.", "The client isn't known."),
             ("\"x\\y\"", "\\\"x\\\\y\\\""),
             ("a\r\nerror: b\u{0}\u{1b}[2J", "a\\r\\nerror: b\\u{0}\\u{1b}[2J"),
             (" caf\u{e9} ", "caf\\u{e9}"),

@@ -16,7 +16,7 @@ use crate::{clock::Timestamp, failure::Schedule};
 pub const TRANSIENT: Duration = Duration::from_secs(1);
 /// The widest window of transient failures.
 pub const TRANSIENT_CAP: Duration = Duration::from_secs(5 * 60);
-/// The widest in the last tenth of a token's life, and while there is no valid token.
+/// The widest of them in the last tenth of a token's life, and while there is no valid token.
 pub const URGENT_CAP: Duration = Duration::from_secs(30);
 /// No request for so long after a 429 without Retry-After, and the first window after that.
 pub const QUIET: Duration = Duration::from_secs(30);
@@ -64,12 +64,14 @@ impl Backoff {
             // The silence was asked for as much as a Retry-After is, so it is kept as one.
             (Schedule::RateLimited, None) => {
                 self.not_before = self.not_before.max(Some(now + QUIET));
-                jittered(now + QUIET, doubling(QUIET, &mut self.limited, TRANSIENT_CAP), urgent, rng)
+                // Not even without a token is there a hurry: a provider that allows a request a minute, and counts those
+                // that it refuses, would refuse every one that comes sooner, for ever.
+                now + QUIET + doubling(QUIET, &mut self.limited, TRANSIENT_CAP).mul_f64(jitter(rng))
             }
             // The jitter comes after the Retry-After: all who were turned away heard the same number.
             (Schedule::RateLimited | Schedule::Transient, _) => {
                 let window = doubling(TRANSIENT, &mut self.transient, TRANSIENT_CAP);
-                jittered(asked.unwrap_or(now), window, urgent, rng)
+                hurried(asked.unwrap_or(now), window, urgent, jitter(rng))
             }
         };
         // The provider's newest word counts; without a new one the last still does.
@@ -95,13 +97,17 @@ fn doubling(first: Duration, failures: &mut u32, cap: Duration) -> Duration {
     window
 }
 
-/// A moment within `window` after `from`; at most [`URGENT_CAP`] of it lies behind `urgent`, so that a long delay drawn
+/// A share of a window.
+fn jitter(rng: &mut impl Rng) -> f64 {
+    rng.random_range(0.1..=1.0)
+}
+
+/// The `share` of `window` after `from`; at most [`URGENT_CAP`] of it lies behind `urgent`, so that a long delay drawn
 /// shortly before the last tenth does not sleep through it.
-fn jittered(from: Timestamp, window: Duration, urgent: Timestamp, rng: &mut impl Rng) -> Timestamp {
-    let share = rng.random_range(0.1..=1.0);
+fn hurried(from: Timestamp, window: Duration, urgent: Timestamp, share: f64) -> Timestamp {
     let patient = from + window.mul_f64(share);
-    let hurried = from.max(urgent) + window.min(URGENT_CAP).mul_f64(share);
-    patient.min(hurried)
+    let latest = from.max(urgent) + window.min(URGENT_CAP).mul_f64(share);
+    patient.min(latest)
 }
 
 #[cfg(test)]
@@ -186,11 +192,28 @@ mod tests {
 
     #[test]
     fn after_a_429_there_is_silence_for_thirty_seconds_and_then_windows_doubling_from_thirty() {
-        let patient = ranges(&[failure(Schedule::RateLimited, None); 6], FAR);
         let windows = [30., 60., 120., 240., 300., 300.].map(|to| (30. + to / 10., 30. + to));
-        assert_fills(&patient, &windows);
-        let hurried = ranges(&[failure(Schedule::RateLimited, None); 6], NOW);
-        assert!(hurried.iter().all(|(low, high)| *low >= 30.0 && *high <= 60.0), "{hurried:?}");
+        for urgent in [FAR, NOW, Timestamp::default()] {
+            assert_fills(&ranges(&[failure(Schedule::RateLimited, None); 6], urgent), &windows);
+        }
+    }
+
+    #[test]
+    fn a_limit_of_one_request_a_minute_that_counts_what_it_refuses_is_passed_within_six_requests() {
+        for seed in 0..500 {
+            let rng = &mut StdRng::seed_from_u64(seed);
+            let (mut backoff, mut now, mut requests) = (Backoff::default(), NOW, 1);
+            loop {
+                // There is no token, and each request starts the minute again.
+                let next = after(&mut backoff, failure(Schedule::RateLimited, None), now, now, rng);
+                requests += 1;
+                if next.since(now) >= Duration::from_secs(60) {
+                    break;
+                }
+                now = next;
+            }
+            assert!(requests <= 6, "seed {seed}: {requests} requests");
+        }
     }
 
     #[test]
@@ -221,6 +244,22 @@ mod tests {
         }
         backoff.mended();
         assert_eq!(after(&mut backoff, failure(Schedule::Refusal, None), NOW, NOW, rng).since(NOW), REFUSAL);
+    }
+
+    #[test]
+    fn what_was_counted_is_told_and_restored() {
+        let rng = &mut StdRng::seed_from_u64(1);
+        let mut backoff = Backoff::default();
+        for (schedule, times) in
+            [(Schedule::Transient, 3), (Schedule::RateLimited, 5), (Schedule::Refusal, 7)]
+        {
+            for _ in 0..times {
+                after(&mut backoff, failure(schedule, None), NOW, FAR, rng);
+            }
+        }
+        assert_eq!(backoff.counts(), [3, 5, 7]);
+        assert_eq!(backoff.not_before(), Some(NOW + QUIET));
+        assert_eq!(Backoff::restored(backoff.counts(), backoff.not_before()), backoff);
     }
 
     #[test]

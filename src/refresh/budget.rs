@@ -67,6 +67,8 @@ mod tests {
             now = next;
         }
         assert_eq!(gaps, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(budget.spent(), Some((now - LONGEST_GAP, LONGEST_GAP)));
+        assert_eq!(Budget::restored(budget.spent()), budget);
         budget.restore();
         assert_eq!(budget.next(), None);
         budget.spend(now);

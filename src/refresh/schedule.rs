@@ -183,6 +183,18 @@ mod tests {
             assert_eq!(Policy::new(share, jitter).map(drop), expected, "at {share} jitter {jitter}");
         }
         assert_eq!(Policy::new(0.8, 0.05), Ok(Policy::default()));
+        let policy = Policy::new(0.5, 0.1).unwrap();
+        assert_eq!((policy.at(), policy.jitter(), policy.floor()), (0.5, 0.1, FLOOR));
+    }
+
+    #[test]
+    fn a_place_in_the_window_is_told_and_restored() {
+        for place in [-1.0, -0.25, 0.5, 1.0] {
+            assert_eq!(Draw::restored(place).map(Draw::place), Some(place));
+        }
+        for place in [-1.001, 1.001, f64::NAN, f64::INFINITY] {
+            assert_eq!(Draw::restored(place), None, "{place}");
+        }
     }
 
     #[test]

@@ -89,3 +89,102 @@ impl Standing {
             && self.last_mended.is_none_or(|at| planned(at, RETRY_AFTER_CAP))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        clock::{Now, WallTime},
+        token::LifeSource,
+    };
+
+    const NOW: Timestamp = Timestamp::from_boot(Duration::from_secs(10_000));
+    const GRAIN: Duration = Duration::from_nanos(1);
+
+    /// As far as everything may go.
+    fn extreme() -> Standing {
+        let requested = Now { boot: NOW, wall: WallTime::default() };
+        let generation = Generation::from_u64(7);
+        let life = Life { requested, length: MAX_LIFE, source: LifeSource::Provider };
+        let draw = Draw::restored(0.0).unwrap();
+        Standing {
+            generation: Some(generation),
+            held: Some(Held { generation, life, draw, reported: false }),
+            granted: Some((NOW, MAX_LIFE)),
+            failing: Some(Failing {
+                backoff: Backoff::restored([1, 2, 3], Some(NOW + RETRY_AFTER_CAP)),
+                count: 1,
+                last: Schedule::Transient,
+                retry: NOW + MAX_LIFE,
+            }),
+            budget: Budget::restored(Some((NOW + RETRY_AFTER_CAP, LONGEST_GAP))),
+            last_stepped: Some(NOW),
+            last_mended: Some(NOW + RETRY_AFTER_CAP),
+        }
+    }
+
+    #[test]
+    fn a_standing_is_plausible_up_to_the_rules_last_nanosecond_and_no_further() {
+        type Change = fn(&mut Standing);
+        let changes: [(&str, Change, bool); 22] = [
+            ("nothing known", |s| *s = Standing::default(), true),
+            ("as far as everything may go", |_| {}, true),
+            ("the shortest gap", |s| s.budget = Budget::restored(Some((NOW, FIRST_GAP))), true),
+            ("an older token", |s| s.generation = Some(Generation::from_u64(8)), true),
+            (
+                "no token, and the longest wait",
+                |s| {
+                    s.held = None;
+                    s.failing.as_mut().unwrap().retry = NOW + RETRY_AFTER_CAP + TRANSIENT_CAP;
+                },
+                true,
+            ),
+            ("a token of the future", |s| s.held.as_mut().unwrap().life.requested.boot = NOW + GRAIN, false),
+            ("too long a life", |s| s.held.as_mut().unwrap().life.length += GRAIN, false),
+            ("no generation", |s| s.generation = None, false),
+            ("a generation before the token's", |s| s.generation = Some(Generation::from_u64(6)), false),
+            ("no failure", |s| s.failing.as_mut().unwrap().count = 0, false),
+            (
+                "a retry after the token's end",
+                |s| s.failing.as_mut().unwrap().retry = NOW + MAX_LIFE + GRAIN,
+                false,
+            ),
+            (
+                "no token, and too long a wait",
+                |s| {
+                    s.held = None;
+                    s.failing.as_mut().unwrap().retry = NOW + RETRY_AFTER_CAP + TRANSIENT_CAP + GRAIN;
+                },
+                false,
+            ),
+            (
+                "too long a silence",
+                |s| {
+                    s.failing.as_mut().unwrap().backoff =
+                        Backoff::restored([1, 0, 0], Some(NOW + RETRY_AFTER_CAP + GRAIN));
+                },
+                false,
+            ),
+            ("a success of the future", |s| s.granted = Some((NOW + GRAIN, MAX_LIFE)), false),
+            ("a success with too long a life", |s| s.granted = Some((NOW, MAX_LIFE + GRAIN)), false),
+            (
+                "a refresh that was asked for too far ahead",
+                |s| {
+                    s.budget = Budget::restored(Some((NOW + RETRY_AFTER_CAP + GRAIN, LONGEST_GAP)));
+                },
+                false,
+            ),
+            ("too short a gap", |s| s.budget = Budget::restored(Some((NOW, FIRST_GAP - GRAIN))), false),
+            ("too long a gap", |s| s.budget = Budget::restored(Some((NOW, LONGEST_GAP + GRAIN))), false),
+            ("a step of the future", |s| s.last_stepped = Some(NOW + GRAIN), false),
+            ("mended too far ahead", |s| s.last_mended = Some(NOW + RETRY_AFTER_CAP + GRAIN), false),
+            ("no token that a late retry would wait for", |s| s.held = None, false),
+            ("no token and no failure", |s| (s.held, s.failing) = (None, None), true),
+        ];
+        for (what, change, is_plausible) in changes {
+            let mut standing = extreme();
+            change(&mut standing);
+            assert_eq!(standing.is_plausible(NOW), is_plausible, "{what}");
+        }
+    }
+}

@@ -477,3 +477,85 @@ fn at_the_moment_of_its_end_a_token_is_not_valid_and_one_of_this_moment_is_no_st
     let (generation, life) = (Generation::from_u64(7), bench.life(HOUR));
     assert_eq!(bench.machine.handle_adopted(bench.now, generation, &life), Adoption::Served);
 }
+
+#[test]
+fn a_restart_goes_on_where_the_machine_was() {
+    let restored = |bench: &Bench| {
+        let mut machine = Refresh::new(Policy::default(), bench.now.boot, 2);
+        let adoption = machine.handle_restored(bench.now, bench.machine.standing());
+        (adoption, Bench { machine, now: bench.now })
+    };
+    let mut bench = Bench::holding(HOUR);
+    bench.report();
+    bench.pass(10 * SECOND).fetch();
+    bench.fail(Schedule::Transient, None);
+    bench.fetch_when_due();
+    bench.fail(Schedule::Refusal, Some(20 * MINUTE));
+    let (adoption, next) = restored(&bench);
+    assert_eq!(adoption, Adoption::Served);
+    assert_eq!(next.machine.standing(), bench.machine.standing());
+    assert_eq!((next.due_in(), next.health()), (20 * MINUTE, Health::Degraded));
+    assert_eq!(next.machine.consecutive_failures(), 2);
+    // A step that nobody heard while nobody ran is heard now.
+    let mut bench = Bench::holding(24 * HOUR);
+    bench.now.wall = bench.now.wall + 48 * HOUR;
+    bench.pass(MINUTE);
+    assert_eq!(restored(&bench).1.due_in(), Duration::ZERO);
+    // The last moment of a token, and its end.
+    let mut bench = Bench::holding(HOUR);
+    let generation = bench.machine.standing().generation;
+    bench.pass(HOUR - 5 * SECOND - Duration::from_nanos(1));
+    assert_eq!(restored(&bench).0, Adoption::Served);
+    bench.pass(Duration::from_nanos(1));
+    let (adoption, mut next) = restored(&bench);
+    assert_eq!((adoption, next.health()), (Adoption::Unneeded, Health::Pending));
+    assert_eq!((next.machine.standing().held, next.machine.standing().generation), (None, generation));
+    assert_eq!(next.actions(), [Action::Fetch], "nobody saw it served: there is no end to tell of");
+}
+
+#[test]
+fn an_attempt_whose_end_nobody_sees_counts_as_a_failure_and_its_record_says_so_before() {
+    let mut bench = Bench::holding(HOUR);
+    let before = bench.machine.standing();
+    bench.machine.handle_cut(bench.now.boot);
+    assert_eq!(bench.machine.standing(), before, "there is none");
+    bench.fetch_when_due();
+    let told = bench.machine.standing_if_cut(bench.now.boot);
+    assert_eq!((bench.machine.consecutive_failures(), bench.machine.next_attempt()), (0, None));
+    bench.machine.handle_cut(bench.now.boot);
+    let standing = bench.machine.standing();
+    for Standing { held, failing, .. } in [told, standing] {
+        let failing = failing.unwrap();
+        assert_eq!((held, failing.count, failing.last), (before.held, 1, Schedule::Transient));
+        let wait = failing.retry.since(bench.now.boot);
+        assert!(wait >= SECOND / 10 && wait <= SECOND, "{wait:?}");
+    }
+    assert_eq!(bench.machine.settled(), 2);
+}
+
+#[test]
+fn a_min_validity_beyond_the_budget_gets_the_token_there_is() {
+    let mut bench = Bench::holding(HOUR);
+    for _ in 0..7 {
+        bench.machine.budget.spend(bench.now.boot);
+    }
+    bench.pass(10 * MINUTE);
+    let before = bench.machine.next_attempt();
+    assert_eq!(bench.demand(Demand::MinValidity(54 * MINUTE)), Answer::Unneeded);
+    assert_eq!(bench.machine.next_attempt(), before);
+    bench.machine.budget.restore();
+    let answer = bench.demand(Demand::MinValidity(54 * MINUTE));
+    bench.assert_joined(answer, Duration::ZERO);
+}
+
+#[test]
+fn the_same_token_again_keeps_its_place_in_the_window() {
+    let mut bench = Bench::holding(HOUR);
+    let share = |bench: &Bench, length: Duration| bench.due_in().as_secs_f64() / length.as_secs_f64();
+    let before = share(&bench, HOUR);
+    bench.fetch_when_due();
+    let life = bench.life(30 * MINUTE);
+    let grant = bench.machine.handle_granted(bench.now, &life, Novelty::Same);
+    assert!(matches!(grant, Grant::Prolonged(_)), "{grant:?}");
+    assert!((share(&bench, 30 * MINUTE) - before).abs() < 1e-9);
+}

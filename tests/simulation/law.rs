@@ -42,7 +42,6 @@ impl Served {
 }
 
 /// The contract, of one profile.
-#[derive(Clone)]
 pub(crate) struct Law {
     pub(crate) floor: Duration,
     pub(crate) born: Timestamp,
@@ -53,8 +52,8 @@ pub(crate) struct Law {
     pub(crate) not_before: Option<Timestamp>,
     pub(crate) failures: [u32; 3],
     pub(crate) last_mended: Option<Timestamp>,
-    /// Callers' refreshes since the budget was last restored.
-    pub(crate) asks: Vec<Timestamp>,
+    /// Callers' refreshes since the budget was last restored: the last one, and how many.
+    pub(crate) asks: Option<(Timestamp, u32)>,
     /// One that waits for the floor.
     pub(crate) asked: Option<Timestamp>,
     pub(crate) forced: bool,
@@ -88,7 +87,7 @@ impl Law {
             not_before: None,
             failures: [0; 3],
             last_mended: None,
-            asks: Vec::new(),
+            asks: None,
             asked: None,
             forced: false,
             step_may: None,
@@ -98,6 +97,11 @@ impl Law {
             recent: VecDeque::new(),
             licences: VecDeque::from([now]),
         }
+    }
+
+    /// As of now, for a record; what went on in the last minute is nothing that a record holds.
+    pub(crate) fn recorded(&self) -> Self {
+        Self { recent: VecDeque::new(), licences: VecDeque::new(), ..*self }
     }
 
     pub(crate) fn floor_end(&self) -> Timestamp {
@@ -182,7 +186,7 @@ impl Law {
             Schedule::RateLimited if asked.is_none() => {
                 let (from, window) = (now + 30 * SECOND, (30 * SECOND * doubled as u32).min(5 * MINUTE));
                 self.not_before = self.not_before.max(Some(from));
-                (from, (from + window).min(urgent.max(from) + window.min(30 * SECOND)))
+                (from + window / 10, from + window)
             }
             _ => {
                 let (from, window) = (asked.unwrap_or(now), (SECOND * doubled as u32).min(5 * MINUTE));
@@ -205,19 +209,19 @@ impl Law {
 
     /// "The first at once, then at least 1 min apart, doubling to 1 h".
     pub(crate) fn budget_allows(&self, start: Timestamp) -> bool {
-        let Some(last) = self.asks.last() else { return true };
-        start.since(*last) >= (MINUTE * (1 << (self.asks.len() - 1).min(10))).min(HOUR)
+        let Some((last, count)) = self.asks else { return true };
+        start.since(last) >= (MINUTE * (1 << (count - 1).min(10))).min(HOUR)
     }
 
     pub(crate) fn restore_budget(&mut self, now: Timestamp, served: Option<&Served>) {
         if served.is_some_and(|s| !s.reported && now >= s.life.requested.boot + s.life.length / 2) {
-            self.asks.clear();
+            self.asks = None;
         }
     }
 
     /// A caller's refresh is to start then.
     pub(crate) fn asked(&mut self, start: Timestamp) {
-        self.asks.push(start);
+        self.asks = Some((start, self.asks.map_or(1, |(_, count)| count + 1)));
         self.asked = Some(start);
     }
 

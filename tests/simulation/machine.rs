@@ -301,7 +301,7 @@ impl World {
 
     /// Notes what there is to record, as the rotator does when an attempt has settled.
     fn keep(&mut self) {
-        let (law, served) = (self.law.clone(), self.served);
+        let (law, served) = (self.law.recorded(), self.served);
         let (standing, number) = (self.machine.standing(), self.met.fetches);
         self.kept = Some(Kept { standing, number, law, served, last_generation: self.last_generation });
     }

@@ -36,6 +36,8 @@ pub(crate) enum Weather {
     Flapping,
     /// One token a minute, 429 for the rest.
     OneAMinute,
+    /// One request a minute, the refused ones counted, 429 for the rest.
+    OneRequestAMinute,
     /// Answers take seconds, some too many.
     Slow,
 }
@@ -131,6 +133,7 @@ pub(crate) struct Book {
     issued: Option<(u64, Duration, u64)>,
     serial: u64,
     last_granted: Duration,
+    last_asked: Duration,
     pub(crate) secrets: Secrets,
     /// When the answer to the request in flight comes.
     pub(crate) ends: Option<Duration>,
@@ -151,12 +154,15 @@ pub(crate) struct Secrets {
     /// From when on (real) the provider takes which, and until when.
     working: BTreeMap<u64, (Duration, Duration)>,
     newest: u64,
+    /// Of what is in the files: a keyed digest, so it is not made for each attempt.
+    mark: Option<Mark>,
 }
 
 impl Secrets {
     pub(crate) fn write(&mut self, file: usize, secret: Option<u64>) {
         self.files[file] = secret;
         self.stamps[file] += 1;
+        self.mark = None;
     }
 
     /// A new secret, which the provider takes from then on.
@@ -188,9 +194,14 @@ impl Secrets {
         mark.fits(&[texts[0].as_deref(), texts[1].as_deref()])
     }
 
-    fn mark(&self) -> Mark {
+    fn mark(&mut self) -> Mark {
+        if let Some(mark) = self.mark {
+            return mark;
+        }
         let texts = self.texts();
-        Mark::of([7; 16], &[texts[0].as_deref(), texts[1].as_deref()])
+        let mark = Mark::of([7; 16], &[texts[0].as_deref(), texts[1].as_deref()]);
+        self.mark = Some(mark);
+        mark
     }
 }
 
@@ -228,6 +239,7 @@ impl Provider {
             preferred: (0, [0; 2]),
             working: BTreeMap::new(),
             newest: 0,
+            mark: None,
         };
         secrets.make(Duration::ZERO);
         let book = Book {
@@ -240,6 +252,7 @@ impl Provider {
             issued: None,
             serial: 0,
             last_granted: Duration::ZERO,
+            last_asked: Duration::ZERO,
             secrets,
             ends: None,
             broken: false,
@@ -329,6 +342,7 @@ impl Book {
         if real >= self.until {
             self.weather = Weather::Fair;
         }
+        let asked_before = std::mem::replace(&mut self.last_asked, real);
         let bad = match self.weather {
             Weather::Fair | Weather::Slow => None,
             Weather::Outage(bad) => Some(bad),
@@ -336,6 +350,7 @@ impl Book {
             Weather::Random503(share) => self.dice.percent(share).then_some(Bad::Status(503)),
             Weather::Flapping => (real.as_secs() / 7).is_multiple_of(2).then_some(Bad::Status(502)),
             Weather::OneAMinute => (real < self.last_granted + MINUTE).then_some(Bad::Limited),
+            Weather::OneRequestAMinute => (real < asked_before + MINUTE).then_some(Bad::Limited),
         };
         if let Some(bad) = bad {
             return self.refuse(bad, unix);

@@ -68,6 +68,7 @@ fn lives_shorter_than_a_minute_and_than_the_floor_break_no_rule_of_the_machine()
 fn four_years_of_bad_weather_break_no_rule_of_the_rotator() {
     let met = met(4, "", |seed| rotator_seed(seed, 365 * DAY));
     assert_met(&met, 300, &["rotations", "failed attempts", "calls of GetToken", "demands"]);
+    assert_met(&met, 4, &["one request a minute, refused ones counted", "tokens healed by a time sync"]);
     assert_met(
         &met,
         8,

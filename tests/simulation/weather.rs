@@ -131,11 +131,7 @@ impl Years {
     fn then(&mut self, then: Then) -> Result<(), String> {
         let real = self.world.host.real();
         match then {
-            Then::Synchronize => {
-                self.world.host.synchronize();
-                self.world.synchronized.get_or_insert(real);
-                self.world.wall_moved()
-            }
+            Then::Synchronize => self.world.synchronize(),
             Then::Slew(left) => {
                 self.world.host.slew(50);
                 if left > 0 {
@@ -323,7 +319,8 @@ impl Years {
             6..=8 => ("brown-out", Weather::BrownOut(dice.pick(&[20, 50, 90])), short),
             9 | 10 => ("half of the answers are 503", Weather::Random503(50), long),
             11 | 12 => ("flapping each 7 s", Weather::Flapping, long),
-            13 => ("one token a minute", Weather::OneAMinute, long),
+            13 if dice.percent(50) => ("one token a minute", Weather::OneAMinute, long),
+            13 => ("one request a minute, refused ones counted", Weather::OneRequestAMinute, long),
             14 => ("slow answers", Weather::Slow, long),
             15 | 16 => ("burst of connection resets", Weather::Outage(Bad::Reset), short / 4),
             17 => ("a fault of our own at each answer", Weather::Outage(Bad::Panic), short / 4),
@@ -368,7 +365,7 @@ impl Years {
     fn wall(&mut self) -> Result<(), String> {
         let host = self.world.host.clone();
         // Whatever a sync had told is not true any more.
-        self.world.synchronized = None;
+        self.world.wall_is_wrong();
         let hour = 3_600_000_i64;
         let name = match self.world.dice.below(9) {
             0 | 1 => {

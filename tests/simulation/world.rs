@@ -25,7 +25,7 @@ use bloom_agent::{
 };
 
 use super::{
-    SECOND,
+    MINUTE, SECOND,
     dice::Dice,
     host::Host,
     law::{Cause, Law, Served, demand},
@@ -71,7 +71,7 @@ pub(super) struct Granted {
     /// The host's clocks missed something: it may be stale without anybody's knowledge.
     paused: bool,
     stale_since: Option<Duration>,
-    /// The wall clock was right when it was asked for.
+    /// The wall clock was right from when it was asked for until it came.
     dated: bool,
 }
 
@@ -82,6 +82,14 @@ struct Gap {
     why: Why,
     /// The host slept or was late meanwhile, too.
     excused: bool,
+}
+
+/// A time sync after a pause of the machine.
+#[derive(Clone, Copy, Debug)]
+struct Sync {
+    at: Duration,
+    /// Until when the agent may rest, since it asked for a token less than 10 min before.
+    rest: Duration,
 }
 
 /// Why there may be a time without a token. Later ones outweigh earlier ones.
@@ -113,6 +121,13 @@ impl Why {
     }
 }
 
+/// How soon a token heals after a pause, once the rest of 10 min is over that two refreshes for steps of the wall clock
+/// keep: an exchange and the floor before it, and what a restart in the middle of it costs.
+const HEALS: Duration = Duration::from_secs(15);
+/// What takes so long.
+pub(crate) const HEALED: &str =
+    "from the time sync after a pause of the machine to a token for one that was over";
+
 /// What must never last.
 pub(crate) const UP: &str = "without a token while the provider was up, lives of 30 s and more";
 
@@ -137,6 +152,8 @@ pub(super) struct World {
     last_generation: Option<Generation>,
     last_schedule: Option<Schedule>,
     flight: Option<Now>,
+    /// The wall clock was right when it started.
+    flight_dated: bool,
     /// Something was mended while the request was under way.
     flight_mended: bool,
     /// A change of the secret was noticed since the last attempt.
@@ -147,8 +164,10 @@ pub(super) struct World {
     late_until: Duration,
     /// Since then (real) the host runs.
     awake_since: Duration,
-    /// Since then the wall clock is right again after a pause.
-    pub(super) synchronized: Option<Duration>,
+    /// The wall clock is right again after a pause, since then.
+    synchronized: Option<Sync>,
+    /// When nothing ran, since the last time sync.
+    stood_still: Vec<(Duration, Duration)>,
     waiters: Vec<(Waiting, Timestamp, Identity)>,
     pub(super) tally: Tally,
     today: (u64, u64),
@@ -186,6 +205,7 @@ impl World {
             last_generation: None,
             last_schedule: None,
             flight: None,
+            flight_dated: false,
             flight_mended: false,
             noticed: false,
             gap: None,
@@ -193,6 +213,7 @@ impl World {
             late_until: Duration::ZERO,
             awake_since: Duration::ZERO,
             synchronized: None,
+            stood_still: Vec::new(),
             waiters: Vec::new(),
             tally: Tally::default(),
             today: (0, 0),
@@ -307,10 +328,10 @@ impl World {
             Cause::Stepped => self.tally.count("attempts for steps of the wall clock", 1),
             Cause::Scheduled => {}
         }
-        self.flight = Some(at);
+        (self.flight, self.flight_dated) = (Some(at), self.host.is_right());
         self.digest = self.digest.rotate_left(5) ^ at.boot.since_boot().as_nanos() as u64;
         // Its record says what would be true if we died of it.
-        let mut law = self.law.clone();
+        let mut law = self.law.recorded();
         law.failed(at.boot, Schedule::Transient, None, served.as_ref());
         self.keep(law, Some(Schedule::Transient));
         Ok(())
@@ -354,11 +375,11 @@ impl World {
             // Where the next one starts in the same instant there is no plan to be seen.
             self.law.mended(now, |at_once| after.is_none_or(|after| after == at_once));
         }
-        self.keep(self.law.clone(), self.last_schedule);
+        self.keep(self.law.recorded(), self.last_schedule);
     }
 
     fn granted(&mut self, started: Now, serial: u64, minted: Duration, life: Life) -> Result<(), String> {
-        let (now, real) = (self.now(), self.host.real());
+        let now = self.now();
         self.flight_mended = false;
         demand!(life.requested == started, "a life counts from its request");
         let fresh = Served { generation: Generation::from_u64(0), life, reported: false, draw: None };
@@ -368,7 +389,7 @@ impl World {
             self.law.late(now, &life, served.as_ref());
             self.last_schedule = Some(Schedule::Transient);
             self.blame(Why::Provider);
-            self.keep(self.law.clone(), self.last_schedule);
+            self.keep(self.law.recorded(), self.last_schedule);
             return Ok(());
         }
         let before = self.token.take();
@@ -393,18 +414,12 @@ impl World {
             }
         };
         if let Some(Granted { stale_since: Some(since), dated: true, .. }) = before {
-            // "After a VM pause the agent heals at the first time sync."
             self.tally.count("tokens that a paused machine did not know to be over", 1);
-            if let (Some(synced), true) = (self.synchronized, self.well_answered) {
-                self.tally.lasted(
-                    "a token that a paused machine did not know to be over, from the time sync on",
-                    real.saturating_sub(since.max(synced)),
-                );
-            }
+            self.heal(since)?;
         }
         self.last_generation = Some(token.generation);
         let served = Served { generation: token.generation, life, reported, draw: None };
-        let dated = self.host.is_right();
+        let dated = self.flight_dated && self.host.is_right();
         self.token = Some(Granted {
             served,
             serial,
@@ -419,8 +434,43 @@ impl World {
         }
         self.well_answered = true;
         self.law.look_at_the_wall(self.host.now(), self.policy, Some(&served));
-        self.keep(self.law.clone(), None);
+        self.keep(self.law.recorded(), None);
         Ok(())
+    }
+
+    /// "After a VM pause the agent heals at the first time sync": a token that was over `since` then (real) has been
+    /// replaced. What of that time the host slept is not counted.
+    fn heal(&mut self, since: Duration) -> Result<(), String> {
+        let Some(Sync { at, rest }) = self.synchronized.filter(|_| self.well_answered) else { return Ok(()) };
+        let (from, real) = (since.max(at), self.host.real());
+        let still: Duration =
+            self.stood_still.iter().map(|(begin, end)| end.saturating_sub(from.max(*begin))).sum();
+        let healed = real - from - still;
+        self.tally.count("tokens healed by a time sync", 1);
+        self.tally.lasted(HEALED, healed);
+        let late = if self.is_late() { 31 * SECOND } else { Duration::ZERO };
+        demand!(
+            healed <= rest + HEALS + late,
+            "a token that was over was kept for {healed:?} after the time sync"
+        );
+        Ok(())
+    }
+
+    /// The wall clock is set right.
+    pub(super) fn synchronize(&mut self) -> Result<(), String> {
+        self.host.synchronize();
+        if self.synchronized.is_none() {
+            let rest =
+                self.law.last_fetch.map_or(Duration::ZERO, |last| (last + 10 * MINUTE).since(self.now()));
+            self.synchronized = Some(Sync { at: self.host.real(), rest });
+            self.stood_still.clear();
+        }
+        self.wall_moved()
+    }
+
+    /// The wall clock was set to something else.
+    pub(super) fn wall_is_wrong(&mut self) {
+        self.synchronized = None;
     }
 
     fn close(&mut self, gap: Gap, last: Option<Schedule>, quiet: Option<Timestamp>) -> Result<(), String> {
@@ -725,9 +775,17 @@ impl World {
 
     /// Nothing runs meanwhile, and all clocks go on. `breaks` is whether connections end.
     pub(super) fn sleep(&mut self, by: Duration, breaks: bool) {
-        self.host.go_to(self.host.real() + by);
+        self.stand_still(by);
         self.provider.book().broken |= breaks;
         self.excuse();
+    }
+
+    fn stand_still(&mut self, by: Duration) {
+        let begin = self.host.real();
+        self.host.go_to(begin + by);
+        if self.synchronized.is_some() {
+            self.stood_still.push((begin, begin + by));
+        }
     }
 
     /// A reload, of the same identity or of another.
@@ -787,7 +845,7 @@ impl World {
             if in_flight {
                 let (now, served) = (self.now(), self.served());
                 self.law.failed(now, Schedule::Transient, None, served.as_ref());
-                self.keep(self.law.clone(), Some(Schedule::Transient));
+                self.keep(self.law.recorded(), Some(Schedule::Transient));
             }
         } else {
             self.running = None;
@@ -806,7 +864,7 @@ impl World {
             self.host.reboot();
             self.boot = boot_id(self.dice.next());
         } else {
-            self.host.go_to(self.host.real() + pause);
+            self.stand_still(pause);
         }
         self.excuse();
         let now = self.now();
@@ -949,7 +1007,7 @@ impl World {
         (self.flight_mended, self.noticed) = (false, false);
         let rotator = self.start(Some((&lost, held)))?;
         self.running = Some(Box::pin(rotator.run()));
-        self.keep(self.law.clone(), self.last_schedule);
+        self.keep(self.law.recorded(), self.last_schedule);
         self.tally.count("lost rotators", 1);
         self.settle()
     }

@@ -429,7 +429,7 @@ async fn one_failure(world: &mut World, what: &str, fails: &Fails, failures: u32
         (Schedule::Refusal, Some(asked)) => (doubled(30, 900).max(asked), doubled(30, 900).max(asked)),
         (Schedule::RateLimited, None) => {
             let quiet = Duration::from_secs(30);
-            (quiet + doubled(30, 300).min(quiet) / 10, quiet + doubled(30, 300))
+            (quiet + doubled(30, 300) / 10, quiet + doubled(30, 300))
         }
         (_, asked) => {
             let asked = asked.unwrap_or_default();
