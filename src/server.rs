@@ -395,6 +395,12 @@ where
     }
 }
 
+/// h2 takes short DATA frames that nobody has read yet for an attack when they come to half of this, each counted as 256
+/// bytes: a client may begin a call on every stream at once. What is really held is the account's business.
+fn connection_window(limits: Limits) -> u32 {
+    limits.streams_per_connection.saturating_mul(2 * 256).clamp(64 << 10, 16 << 20)
+}
+
 /// HTTP/2 with no limit left to a default. `None` would switch one off, and two of them together are what stops
 /// unfinished and malformed streams from piling up (RUSTSEC-2024-0003).
 fn protocol(limits: Limits, streams: Streams) -> http2::Builder<Streams> {
@@ -405,9 +411,9 @@ fn protocol(limits: Limits, streams: Streams) -> http2::Builder<Streams> {
         .max_pending_accept_reset_streams(20)
         .max_header_list_size(16 * 1024)
         .max_frame_size(16 * 1024)
-        // A request has 4 KiB at most. The connection's is the least that HTTP/2 knows.
+        // A request has 4 KiB at most.
         .initial_stream_window_size(16 * 1024)
-        .initial_connection_window_size(64 * 1024)
+        .initial_connection_window_size(connection_window(limits))
         .header_table_size(4096)
         // Per stream: what a client that never reads can make the agent hoard, and how stale a slow reader's token gets.
         .max_send_buf_size(4096)
