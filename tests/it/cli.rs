@@ -634,20 +634,28 @@ fn a_watch_outlives_the_agent() {
 fn watch_exec_runs_one_at_a_time_with_the_token_on_its_input() {
     let agent = FakeAgent::start(Answers::default());
     let watch = agent.expect_watch();
-    let fifo = agent.dir().join("started");
-    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    // Held open at both ends: what is written waits for its reader, whoever comes first. A child of another test that has a
+    // copy of one end until its exec(2) would be a reader else, and take what is written with it.
+    let fifo = |name: &str| {
+        let path = agent.dir().join(name);
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        (path, file)
+    };
+    let ((started_path, started), (go_path, mut go_file)) = (fifo("started"), fifo("go"));
     // Each run says that it has started, and ends when it is told to: two at a time would mix their lines.
     let script = "read token; echo \"+$BLOOM_TOKEN_GENERATION $token $BLOOM_TOKEN_NAME $BLOOM_TOKEN_EXPIRES_AT $1\"; \
-                  echo > \"$2\"; read go < \"$2\"; echo \"-$BLOOM_TOKEN_GENERATION\"; exit 3";
+                  echo > \"$2\"; read go < \"$3\"; echo \"-$BLOOM_TOKEN_GENERATION\"; exit 3";
     let mut child = cli(&agent.socket())
         .args(["watch", "bloom", "--exec", "sh", "-c", script, "sh", "--json"])
-        .arg(&fifo)
+        .args([&started_path, &go_path])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let read = || std::fs::read_to_string(&fifo).unwrap();
-    let go = || std::fs::write(&fifo, "go\n").unwrap();
+    let mut started = BufReader::new(started).lines();
+    let mut read = || started.next().unwrap().unwrap();
+    let mut go = || std::io::Write::write_all(&mut go_file, b"go\n").unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
 
     watch.send(rotation("t-7", 7)).unwrap();

@@ -302,7 +302,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
                 _ => frame(DATA, 0, 1, b"\0").repeat(100),
             })
         },
-        must: Must::Close,
+        must: Must::Cut,
         ..HTTP2
     },
     Attack {
