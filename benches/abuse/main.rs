@@ -14,7 +14,8 @@
     clippy::panic,
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a program that measures: what it prints is its purpose, and it says so by failing"
+    clippy::disallowed_methods,
+    reason = "a program that measures: it reads clocks and waits, what it prints is its purpose, and it says so by failing"
 )]
 
 #[path = "../../tests/it/abuse/attacks.rs"]
