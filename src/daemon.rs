@@ -245,7 +245,7 @@ impl Daemon {
         });
         let capture = units.capture();
         let server = server::Server {
-            service: service::routes(&agent).map_err(|_| Fatal::Lost("reflection service"))?,
+            service: service::services(&agent).map_err(|_| Fatal::Lost("reflection service"))?,
             book: Arc::clone(&book),
             clock: time.clone(),
             observe: Arc::new(move |socket| Ok((peer::observe(socket)?, capture.origin(socket)))),

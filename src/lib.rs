@@ -14,7 +14,7 @@
 //! L2 edges  http · source · files · names · peer · units · timer · locked · sealed · hardening · wall · wiping · log ·
 //!           audit · metrics ·
 //!           systemd (what the manager hands over and is told) · dev_issuer
-//! L1 rules  oauth2 · refresh · access · limits · config · stored
+//! L1 rules  oauth2 · refresh · access · limits · config · stored · reply
 //! L0 words  secret · token · failure · clock · pb (generated)
 //! ```
 //!
@@ -70,6 +70,7 @@ pub mod obtain;
 pub mod pb;
 pub mod peer;
 pub mod refresh;
+pub mod reply;
 pub mod rotator;
 pub mod sealed;
 pub mod secret;

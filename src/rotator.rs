@@ -24,7 +24,7 @@ use self::{
     journal::{Journal, Loudness},
 };
 pub use self::{
-    handle::{Changed, Changes, Handle, Task},
+    handle::{Changed, Changes, Frame, Handle, Task},
     preserve::{Preserve, Settings, State},
 };
 use crate::{
@@ -35,7 +35,7 @@ use crate::{
     store::{Attempts, Phase, Publisher},
     stored::Mark,
     timer::{Alarm, Time},
-    token::{Generation, Token},
+    token::{Generation, Reply, Token},
 };
 
 /// Makes the task of one token and the handle to it. `publisher` is a fresh cell's, of the same identity; `seed` is what its
@@ -144,6 +144,11 @@ impl Rotator {
     }
 
     fn take_over(&mut self, token: Arc<Token>) {
+        let token = if token.reply.is_made() {
+            token
+        } else {
+            Arc::new((self.task.frame)(Arc::unwrap_or_clone(token)))
+        };
         tracing::info!(
             profile = %self.task.name, generation = %token.generation, expires = %token.life.expires_wall(),
             "took a token over"
@@ -347,14 +352,15 @@ impl Rotator {
                 "the provider's tokens live for a very short time; there may be gaps between them"
             );
         }
-        let token = Arc::new(Token {
+        let token = Arc::new((self.task.frame)(Token {
             name: self.task.name.clone(),
             generation,
             access_token,
             scopes,
             audience: self.task.audience.clone(),
             life,
-        });
+            reply: Reply::default(),
+        }));
         self.expires = Some(token.life.expires_wall());
         self.served = Some(Arc::clone(&token));
         token

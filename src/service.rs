@@ -6,10 +6,12 @@
 //! - [`status`]: the one table from errors to gRPC statuses.
 //! - [`snapshot`]: one version of the config.
 //! - [`admission`]: may this caller do this, in this version.
+//! - [`front`]: the common calls, answered before the router.
 //! - [`token`], [`admin`], [`health`]: the services.
 
 pub mod admin;
 pub mod admission;
+pub mod front;
 pub mod health;
 pub mod snapshot;
 pub mod status;
@@ -17,6 +19,7 @@ pub mod token;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
+use http::HeaderMap;
 use tokio::sync::watch;
 use tokio_stream::Stream;
 use tonic::{Request, Status, service::Routes};
@@ -30,6 +33,7 @@ use crate::{
     server::{Book, Connection, Faults, Phase, WatchPermit, deadline_of},
     units::Units,
 };
+use front::Front;
 use snapshot::Snapshot;
 use status::Refusal;
 
@@ -138,6 +142,11 @@ impl Agent {
 }
 
 /// All services of the socket.
+pub fn services(agent: &Arc<Agent>) -> Result<Front, tonic_reflection::server::Error> {
+    Ok(Front::new(routes(agent)?, Arc::clone(agent)))
+}
+
+/// The same without what answers before the router.
 pub fn routes(agent: &Arc<Agent>) -> Result<Routes, tonic_reflection::server::Error> {
     use tonic_reflection::server::Builder;
     let described = || {
@@ -169,9 +178,12 @@ impl Caller {
     /// nothing.
     fn of<T>(request: &Request<T>) -> Result<Self, Refusal> {
         let connection = request.extensions().get::<Arc<Connection>>().cloned().ok_or(Refusal::Internal)?;
-        let patience =
-            deadline_of(request.metadata().as_ref()).map_or(LONGEST_WAIT, answer_by).min(LONGEST_WAIT);
-        Ok(Self { connection, patience })
+        Ok(Self::new(connection, request.metadata().as_ref()))
+    }
+
+    fn new(connection: Arc<Connection>, headers: &HeaderMap) -> Self {
+        let patience = deadline_of(headers).map_or(LONGEST_WAIT, answer_by).min(LONGEST_WAIT);
+        Self { connection, patience }
     }
 
     /// A place among the uid's watches.

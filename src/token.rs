@@ -219,4 +219,33 @@ pub struct Token {
     pub audience: Option<Box<str>>,
     /// From when to when.
     pub life: Life,
+    /// What callers are sent, whole ([`crate::reply`]); empty before that is made.
+    pub reply: Reply,
+}
+
+/// The bytes of a reply. They hold a token, and do not print.
+#[derive(Clone, Default)]
+pub struct Reply(Bytes);
+
+impl Reply {
+    /// What is to be sent.
+    pub const fn new(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
+
+    /// Whether there is anything to send.
+    pub fn is_made(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    /// The bytes, shared; with the token among them.
+    pub fn expose_secret(&self) -> Bytes {
+        self.0.clone()
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reply(…)")
+    }
 }

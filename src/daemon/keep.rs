@@ -31,7 +31,7 @@ use crate::{
     stored::{BootId, Digest, Mark, Record, RecordName, StoredToken, TooLarge},
     systemd::Notifier,
     timer::{Alarm, Time},
-    token::{ProfileName, Token},
+    token::{ProfileName, Reply, Token},
 };
 
 /// The gauge's word.
@@ -437,7 +437,15 @@ fn state(record: Record, identity: Identity, audience: Option<Box<str>>) -> Stat
     let Record { name, secret, standing, token, failure, .. } = record;
     let token = token.zip(standing.held).map(|(StoredToken { access_token, scopes }, held)| {
         let (generation, life) = (held.generation, held.life);
-        Arc::new(Token { name: name.profile, generation, access_token, scopes, audience, life })
+        Arc::new(Token {
+            name: name.profile,
+            generation,
+            access_token,
+            scopes,
+            audience,
+            life,
+            reply: Reply::default(),
+        })
     });
     State { identity, standing, token, failure: failure.map(Arc::new), secret }
 }

@@ -297,6 +297,7 @@ mod tests {
             obtain: Arc::new(Never),
             secret_changes: None,
             preserve: None,
+            frame: Arc::new(|token| token),
         };
         let (rotator, handle) = rotator::rotator(task, Arc::new(time), publisher, 1).unwrap();
         (rotator, handle, reader)

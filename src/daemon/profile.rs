@@ -22,6 +22,7 @@ use crate::{
     oauth2::{self, ProxyUrl},
     obtain::{Attempt, Obtain, ProviderObtain, ProviderParts},
     refresh::{Policy, schedule::FLOOR},
+    reply,
     rotator::{self, Changed, Changes, Preserve, Rotator, Task},
     source::{ReadSecret, Readings, Source},
     store::{self, Identity},
@@ -84,6 +85,7 @@ pub struct Built {
     transport: Transport,
     policy: Policy,
     provider: Arc<Provider>,
+    pages: LockedPages,
 }
 
 impl Workshop {
@@ -138,7 +140,7 @@ impl Workshop {
             Some(before) => Arc::clone(&before.provider),
             None => Arc::new(self.provider(name, profile, &transport)?),
         };
-        Ok(Built { config: profile.clone(), transport, policy, provider })
+        Ok(Built { config: profile.clone(), transport, policy, provider, pages: self.pages.clone() })
     }
 
     fn provider(
@@ -218,6 +220,7 @@ impl Built {
         identity: Identity,
         preserve: Option<Arc<dyn Preserve>>,
     ) -> Task {
+        let pages = self.pages.clone();
         Task {
             name: name.clone(),
             identity,
@@ -226,6 +229,7 @@ impl Built {
             obtain: Arc::clone(&self.provider) as Arc<dyn Obtain>,
             secret_changes: Some(Arc::clone(&self.provider) as Arc<dyn Changes>),
             preserve,
+            frame: Arc::new(move |token| reply::framed(token, |bytes| pages.copy(bytes))),
         }
     }
 

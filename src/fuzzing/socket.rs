@@ -34,7 +34,7 @@ use crate::{
     log::{DroppedLines, Panics},
     metrics::Metrics,
     obtain::{Attempt, Obtain, Obtained, Outcome},
-    refresh,
+    refresh, reply,
     rotator::{self, Handle},
     server::{Book, Patience, Phase, Server},
     service::{self, Agent, Control, ReloadFault, Reloaded, snapshot},
@@ -188,7 +188,7 @@ impl World {
         let uid = Arc::new(AtomicU32::new(STRANGER));
         let connecting = Arc::clone(&uid);
         let server = Server {
-            service: service::routes(&agent).unwrap(),
+            service: service::services(&agent).unwrap(),
             book: Arc::clone(&book),
             clock: Arc::new(time.clone()),
             observe: Arc::new(move |_| {
@@ -321,6 +321,7 @@ fn rotator(
         obtain: Arc::new(Canned { token, time: time.clone() }),
         secret_changes: None,
         preserve: None,
+        frame: Arc::new(|token| reply::framed(token, Bytes::copy_from_slice)),
     };
     let (publisher, reader) = store::cell(Identity(1), time.now());
     let (rotator, handle) = rotator::rotator(task, Arc::new(time.clone()), publisher, 7).unwrap();

@@ -9,7 +9,7 @@ use crate::{
     refresh::{Answer, Demand, Policy},
     store::{Closed, Identity},
     stored::Mark,
-    token::ProfileName,
+    token::{ProfileName, Token},
 };
 
 use super::preserve::Preserve;
@@ -31,7 +31,12 @@ pub struct Task {
     pub secret_changes: Option<Arc<dyn Changes>>,
     /// Where its states are kept for the time after a restart, where there is such a place.
     pub preserve: Option<Arc<dyn Preserve>>,
+    /// Makes what callers are sent of it, once per token and before it is served: no call need encode it.
+    pub frame: Frame,
 }
+
+/// Gives a token its reply; what that looks like is nothing to a rotator.
+pub type Frame = Arc<dyn Fn(Token) -> Token + Send + Sync>;
 
 /// What [`Changes::changed`] returns.
 pub type Changed<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;

@@ -15,7 +15,7 @@ use crate::{
     refresh::{Answer, Demand, Health, Policy},
     store::{self, Closed, Identity, Left, NoToken, Reader},
     timer::ManualTime,
-    token::{AccessToken, Life, LifeSource, ProfileName, Scope},
+    token::{AccessToken, Life, LifeSource, ProfileName, Reply, Scope},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -181,6 +181,7 @@ fn task(identity: Identity, provider: &Arc<Provider>, source: &Arc<Source>, poli
         obtain: Arc::<Provider>::clone(provider),
         secret_changes: Some(Arc::<Source>::clone(source)),
         preserve: None,
+        frame: Arc::new(|token| token),
     }
 }
 
@@ -551,6 +552,7 @@ async fn an_adopted_token_saves_the_first_request() {
             scopes: Vec::new(),
             audience: None,
             life: Life { requested, length: HOUR, source: LifeSource::Provider },
+            reply: Reply::default(),
         })
     });
     assert_eq!(rig.wait(FIRST).await.unwrap().generation.as_u64(), 42);

@@ -155,7 +155,7 @@ struct Counted {
 impl Counted {
     /// The status stands in the trailers, or in the headers of an answer that has nothing else.
     fn note(&mut self, headers: &HeaderMap) {
-        if let Some(status) = headers.get("grpc-status") {
+        if let Some(status) = headers.get(Status::GRPC_STATUS) {
             self.code = Code::from_bytes(status.as_bytes());
         }
     }

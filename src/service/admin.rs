@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
-use super::{Agent, Caller, ReloadFault, snapshot::Profile, status::Refusal, token::timestamp};
-use crate::{audit::AdminCall, metrics::Serving, pb, refresh::Demand, store::Phase};
+use super::{Agent, Caller, ReloadFault, snapshot::Profile, status::Refusal};
+use crate::{audit::AdminCall, metrics::Serving, pb, refresh::Demand, reply::timestamp, store::Phase};
 
 /// The service.
 pub struct Admin(pub(super) Arc<Agent>);

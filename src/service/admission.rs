@@ -2,10 +2,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::{
@@ -16,6 +17,7 @@ use super::{
 use crate::{
     access::{Decision, Peer, Rule, Verb},
     audit::{AdminCall, Told},
+    reply,
     server::Connection,
     token::{ProfileName, Token},
     units::Answer,
@@ -88,7 +90,8 @@ impl Agent {
                 Answer::Unknown => Err(Refusal::UnitUnknown),
             }
         });
-        timeout(patience, asked).await.unwrap_or(Err(Refusal::UnitUnknown))
+        // Rare and large: every watch would carry it about.
+        Box::pin(timeout(patience, asked)).await.unwrap_or(Err(Refusal::UnitUnknown))
     }
 
     /// The decision by the version in force, with the peer's unit if it hinges on that.
@@ -165,31 +168,91 @@ impl Agent {
     }
 }
 
-/// What a connection remembers: which grants on it have been audited, so that the second costs one comparison.
+/// What a connection remembers, so that the second call costs as little as it can.
 #[derive(Default)]
-struct Memory {
-    told: Mutex<HashMap<ProfileName, Arc<Told>>>,
+struct Memory(Mutex<Remembered>);
+
+#[derive(Default)]
+struct Remembered {
+    /// Which grants have been audited.
+    told: HashMap<ProfileName, Arc<Told>>,
+    /// The version of the config that `admitted` is true for.
+    version: u64,
+    /// Who asked for this name was admitted to GetToken. No more names than the caller may use, and the empty one.
+    admitted: HashMap<Box<str>, Arc<Standing>>,
+}
+
+/// The caller may have this profile's token.
+struct Standing {
+    name: ProfileName,
+    rule: Rule,
+    told: Arc<Told>,
+}
+
+impl Memory {
+    fn of(connection: &Connection) -> Arc<Self> {
+        connection.kept().unwrap_or_else(|| {
+            let memory = Arc::new(Self::default());
+            // Two first calls at a time may both make one; the loser's grants are told once more.
+            connection.keep(Arc::clone(&memory));
+            memory
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Remembered> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Remembered {
+    fn told(&mut self, name: &ProfileName) -> Arc<Told> {
+        match self.told.get(name) {
+            Some(told) => Arc::clone(told),
+            None => Arc::clone(self.told.entry(name.clone()).or_default()),
+        }
+    }
 }
 
 impl Agent {
     /// Audits that `token` goes to `connection`.
     pub(super) fn granted(&self, connection: &Connection, admitted: &Admitted, verb: Verb, token: &Token) {
-        let memory = connection.kept::<Memory>().unwrap_or_else(|| {
-            let memory = Arc::new(Memory::default());
-            // Two first calls at a time may both make one; the loser's grants are told once more.
-            connection.keep(Arc::clone(&memory));
-            memory
-        });
-        let told = {
-            let mut told = memory.told.lock().unwrap_or_else(PoisonError::into_inner);
-            match told.get(&token.name) {
-                Some(told) => Arc::clone(told),
-                None => Arc::clone(told.entry(token.name.clone()).or_default()),
-            }
-        };
+        let told = Memory::of(connection).lock().told(&token.name);
         let rule = admitted.rule.as_str();
         let snapshot = self.snapshot();
         let peer = connection.peer_in(snapshot.access.unit_slices());
         self.audit.granted(&told, peer, verb, &token.name, token.generation, rule);
+    }
+
+    /// Whoever asks for `asked` on this connection is admitted to GetToken, for as long as the config is of that version.
+    pub(super) fn remember(&self, connection: &Connection, asked: &str, admitted: &Admitted) {
+        let memory = Memory::of(connection);
+        let mut memory = memory.lock();
+        if memory.version != admitted.version {
+            memory.version = admitted.version;
+            memory.admitted.clear();
+        }
+        let name = admitted.profile.name.clone();
+        let told = memory.told(&name);
+        let standing = Standing { name, rule: admitted.rule.clone(), told };
+        memory.admitted.insert(asked.into(), Arc::new(standing));
+    }
+
+    /// The answer to a caller that was admitted by the version in force, if there is a token. Whoever is not, and whatever
+    /// takes longer, is for [`super::token`] to answer.
+    pub(super) fn at_once(&self, connection: &Connection, asked: &str) -> Option<Bytes> {
+        let memory = connection.kept::<Memory>()?;
+        // No other version comes into force while this is held.
+        let config = self.config.borrow();
+        let standing = {
+            let memory = memory.lock();
+            let admitted = (memory.version == config.version).then_some(&memory.admitted)?;
+            Arc::clone(admitted.get(asked)?)
+        };
+        let profile = config.profiles.get(standing.name.as_str())?;
+        let token = profile.reader.current(profile.identity, self.clock.now().boot)?;
+        let peer = connection.peer_in(config.access.unit_slices());
+        let rule = standing.rule.as_str();
+        self.audit.granted(&standing.told, peer, Verb::Get, &token.name, token.generation, rule);
+        Some(reply::of(&token))
     }
 }

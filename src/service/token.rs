@@ -3,18 +3,20 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
+use tokio_stream::StreamExt as _;
 use tonic::{Request, Response, Status};
 
 use super::{Agent, Caller, LONGEST_WAIT, Replies, admission::judge, snapshot::Profile, status::Refusal};
 use crate::{
     access::Verb,
-    clock::{Timestamp, WallTime},
+    clock::Timestamp,
     failure::FailureKind,
     pb,
     refresh::{Answer, Demand, Health},
+    reply::{message, texts, timestamp},
     server,
     store::{Closed, Left, NoToken, Phase},
-    token::{Generation, Scope, Token},
+    token::{Generation, Token},
 };
 
 /// The service.
@@ -36,7 +38,10 @@ impl pb::token_service_server::TokenService for Tokens {
         &self,
         request: Request<pb::WatchTokenRequest>,
     ) -> Result<Response<Self::WatchTokenStream>, Status> {
-        Ok(Response::new(self.watch(&request).await?))
+        let tokens = self.watch(Caller::of(&request)?, &request.get_ref().name).await?;
+        let replies =
+            tokens.map(|token| token.map(|token| pb::WatchTokenResponse { token: Some(message(&token)) }));
+        Ok(Response::new(Box::pin(replies)))
     }
 
     async fn list_tokens(
@@ -73,6 +78,7 @@ impl Tokens {
                 let enough = token.life.expires().since(now) >= wanted;
                 if enough || demanded {
                     agent.granted(&caller.connection, &admitted, Verb::Get, &token);
+                    agent.remember(&caller.connection, &asked.name, &admitted);
                     return Ok(token);
                 }
                 // Valid, but for less: one refresh, then whatever is there. No error while a token is valid.
@@ -104,12 +110,8 @@ impl Tokens {
         }
     }
 
-    async fn watch(
-        &self,
-        request: &Request<pb::WatchTokenRequest>,
-    ) -> Result<Replies<pb::WatchTokenResponse>, Refusal> {
-        let caller = Caller::of(request)?;
-        let admitted = self.0.admit(&caller, Verb::Watch, &request.get_ref().name).await?;
+    pub(super) async fn watch(&self, caller: Caller, name: &str) -> Result<Replies<Arc<Token>>, Refusal> {
+        let admitted = self.0.admit(&caller, Verb::Watch, name).await?;
         let permit = caller.watch()?;
         let name = admitted.profile.name.clone();
         let agent = Arc::clone(&self.0);
@@ -153,7 +155,7 @@ impl Tokens {
                         }
                         last = Some(token.generation);
                         agent.granted(&connection, &admitted, Verb::Watch, &token);
-                        yield Ok(pb::WatchTokenResponse { token: Some(message(&token)) });
+                        yield Ok(token);
                         // The client may have taken its time: look at everything again.
                         if phase.has_changed().unwrap_or(true) || config.has_changed().unwrap_or(true) {
                             break;
@@ -304,24 +306,6 @@ fn min_validity(asked: Option<&prost_types::Duration>) -> Result<Duration, Refus
         .map_err(|_| Refusal::BadField { field: "min_validity", right: "a duration from 0 s on" })
 }
 
-/// A token as it is sent: one of the two places where it leaves the agent's own types.
-fn message(token: &Token) -> pb::Token {
-    pb::Token {
-        name: token.name.as_str().to_owned(),
-        access_token: token.access_token.expose_secret().to_owned(),
-        token_type: "Bearer".to_owned(),
-        scopes: texts(&token.scopes),
-        audience: token.audience.as_deref().unwrap_or_default().to_owned(),
-        obtained_at: Some(timestamp(token.life.requested.wall)),
-        expires_at: Some(timestamp(token.life.expires_wall())),
-        generation: token.generation.as_u64(),
-    }
-}
-
-fn texts(scopes: &[Scope]) -> Vec<String> {
-    scopes.iter().map(|scope| scope.as_str().to_owned()).collect()
-}
-
 pub(super) fn kind(kind: FailureKind) -> pb::FailureKind {
     match kind {
         FailureKind::Unreachable => pb::FailureKind::ProviderUnreachable,
@@ -329,10 +313,4 @@ pub(super) fn kind(kind: FailureKind) -> pb::FailureKind {
         FailureKind::Refused => pb::FailureKind::ProviderRefused,
         FailureKind::SecretUnreadable => pb::FailureKind::SecretUnreadable,
     }
-}
-
-pub(super) fn timestamp(time: WallTime) -> prost_types::Timestamp {
-    let millis = time.unix_millis();
-    let nanos = i32::try_from(millis.rem_euclid(1000)).unwrap_or(0) * 1_000_000;
-    prost_types::Timestamp { seconds: millis.div_euclid(1000), nanos }
 }

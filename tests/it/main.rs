@@ -27,6 +27,7 @@ mod dev_command;
 mod fake_agent;
 mod faults;
 mod figures;
+mod front;
 mod health;
 mod host;
 mod host_faults;

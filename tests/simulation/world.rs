@@ -21,7 +21,7 @@ use bloom_agent::{
     rotator::{Handle, Preserve, Rotator, Settings, State, Task, rotator},
     store::{self, Identity, NoToken, Phase, Reader},
     stored::{BootId, Digest, Mark, Record, RecordName, StoredToken, Unusable},
-    token::{Generation, Life, ProfileName, Token},
+    token::{Generation, Life, ProfileName, Reply, Token},
 };
 
 use super::{
@@ -966,6 +966,7 @@ impl World {
                         scopes: token.scopes,
                         audience: None,
                         life: held.life,
+                        reply: Reply::default(),
                     })
                 });
                 let state = State {
@@ -1045,5 +1046,6 @@ fn task(identity: Identity, (at, jitter): (f64, f64), provider: &Provider, sink:
         obtain: Arc::new(provider.clone()),
         secret_changes: Some(Arc::new(provider.clone())),
         preserve: Some(Arc::<Sink>::clone(sink)),
+        frame: Arc::new(|token| token),
     }
 }

@@ -10,11 +10,11 @@ use bloom_agent::{
     locked::LockedPages,
     oauth2::{self, Answer, AuthMethod, BodyEnd, BodyFormat, Client, Endpoint, Rules, ScopeRule},
     obtain::{Obtained, Outcome},
-    pb,
+    pb, reply,
     secret::Secret,
     source::{ReadSecret as _, Source},
     store::{self, Identity},
-    token::{AccessToken, Generation, Life, LifeSource, ProfileName, Token},
+    token::{AccessToken, Generation, Life, LifeSource, ProfileName, Reply, Token},
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
@@ -79,14 +79,16 @@ fn nothing_that_can_hold_a_secret_or_a_token_prints_it() {
     let access_token = || AccessToken::parse(pages.copy(text.text.as_bytes())).unwrap();
     let life =
         Life { requested: Now::default(), length: Duration::from_secs(60), source: LifeSource::Provider };
-    let token = Arc::new(Token {
+    let token = Token {
         name: ProfileName::parse("bloom").unwrap(),
         generation: Generation::from_u64(1),
         access_token: access_token(),
         scopes: Vec::new(),
         audience: None,
         life,
-    });
+        reply: Reply::default(),
+    };
+    let token = Arc::new(reply::framed(token, |bytes| pages.copy(bytes)));
     let obtained = || Obtained { access_token: access_token(), scopes: Vec::new(), life };
     let (publisher, reader) = store::cell(Identity(1), Now::default());
     publisher.publish(Identity(1), Arc::clone(&token));
@@ -95,6 +97,7 @@ fn nothing_that_can_hold_a_secret_or_a_token_prints_it() {
         both("AccessToken", &access_token()),
         both("TokenProblem", &AccessToken::parse(Bytes::from(format!("{} {}", text.text, text.text)))),
         both("Token", &token),
+        both("Reply", &token.reply),
         both("Obtained", &obtained()),
         both("Outcome", &Outcome { result: Ok(obtained()), requests: 1, refused: None }),
         both("Publisher", &publisher),

@@ -1,7 +1,7 @@
 //! What the daemon would have put together, put together by hand: a config's cell, a token's, and a socket that serves them.
 //! For what happens below the daemon, with nothing in between.
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, io, path::PathBuf, sync::Arc, time::Duration};
 
 use bloom_agent::{
     access::{AccessRules, Directory, Peer, Policy, RootAccess, Rules, Selector},
@@ -11,7 +11,7 @@ use bloom_agent::{
     log::{DroppedLines, Panics},
     metrics::Metrics,
     obtain::{Attempt, Obtain},
-    refresh,
+    refresh, reply,
     rotator::{self, Handle, Rotator, Task},
     server::{self, Address, Book, Bound, Patience, Phase, Place, Server},
     service::{
@@ -20,10 +20,14 @@ use bloom_agent::{
     },
     store::{self, Identity, Publisher, Reader},
     timer::ManualTime,
-    token::{AccessToken, Generation, Life, LifeSource, ProfileName, Token},
+    token::{AccessToken, Generation, Life, LifeSource, ProfileName, Reply, Token},
     units::{Origin, Units},
 };
+use bytes::Bytes;
+use http::{Request, Response};
 use tokio::{net::UnixStream, sync::watch, task::JoinSet};
+use tonic::body::Body;
+use tower_service::Service;
 
 use super::Client;
 
@@ -65,6 +69,7 @@ fn idle_rotator(time: &ManualTime) -> (Rotator, Handle) {
         obtain: Arc::new(Never),
         secret_changes: None,
         preserve: None,
+        frame: Arc::new(|token| token),
     };
     rotator::rotator(task, Arc::new(time.clone()), publisher, 1).unwrap()
 }
@@ -98,20 +103,22 @@ fn snapshot(version: u64, now: Now, allow: &str, reader: &Reader, rotator: &Hand
 }
 
 fn token(generation: u64, now: Now) -> Arc<Token> {
-    Arc::new(Token {
+    let token = Token {
         name: bloom(),
         generation: Generation::from_u64(generation),
         access_token: AccessToken::parse(format!("token-{generation}").into_bytes().into()).unwrap(),
         scopes: vec![],
         audience: None,
         life: Life { requested: now, length: Duration::from_secs(3600), source: LifeSource::Provider },
-    })
+        reply: Reply::default(),
+    };
+    Arc::new(reply::framed(token, Bytes::copy_from_slice))
 }
 
 /// An agent with one profile, `bloom`, and callers of one uid. Its rotator is idle.
 pub(crate) struct Handmade {
-    agent: Arc<Agent>,
-    time: ManualTime,
+    pub(crate) agent: Arc<Agent>,
+    pub(crate) time: ManualTime,
     uid: u32,
     publisher: Publisher,
     reader: Reader,
@@ -119,9 +126,10 @@ pub(crate) struct Handmade {
     phase: watch::Sender<Phase>,
     _rotator: Rotator,
     handle: Handle,
-    place: Place,
     directory: tempfile::TempDir,
     tasks: JoinSet<io::Result<()>>,
+    /// The sockets' paths go with them.
+    places: Vec<Place>,
 }
 
 impl Handmade {
@@ -142,34 +150,17 @@ impl Handmade {
         let metrics = Metrics::new("0", DroppedLines::default(), Panics::default());
         let agent = Arc::new(Agent {
             config: config_seen,
-            phase: phase_seen.clone(),
+            phase: phase_seen,
             clock: clock.clone(),
             audit: Arc::new(Audit::new(clock.clone())),
             metrics: Arc::clone(&metrics),
             book: Book::new(Limits::default()),
-            units: Units::of_this_host(clock.clone(), Arc::clone(&metrics)),
+            units: Units::of_this_host(clock, metrics),
             control,
             started: now,
         });
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("agent.sock");
-        let Bound { listener, place } =
-            server::bind(Address { path: &path, mode: 0o600, group: None }).unwrap();
-        let server = Server {
-            service: service::routes(&agent).unwrap(),
-            book: Arc::clone(&agent.book),
-            clock,
-            observe: Arc::new(move |_| {
-                Ok((Peer { uid, gid: uid, groups: vec![], pid: 1, unit: None }, Origin::Gone))
-            }),
-            faults: Agent::faults(),
-            metrics,
-            patience: Patience::default(),
-            pulse: tokio::sync::mpsc::channel(1).1,
-        };
-        let mut tasks = JoinSet::new();
-        tasks.spawn(server.serve(listener, phase_seen));
-        Self {
+        let mut handmade = Self {
             agent,
             time,
             uid,
@@ -179,22 +170,68 @@ impl Handmade {
             phase,
             _rotator: rotator,
             handle,
-            place,
             directory,
-            tasks,
-        }
+            tasks: JoinSet::new(),
+            places: Vec::new(),
+        };
+        let services = service::services(&handmade.agent).unwrap();
+        handmade.also_serve("agent.sock", services);
+        handmade
+    }
+
+    /// Serves `service` on a socket of that name, to the same callers.
+    pub(crate) fn also_serve<S>(&mut self, name: &str, service: S) -> PathBuf
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+    {
+        let path = self.directory.path().join(name);
+        let Bound { listener, place } =
+            server::bind(Address { path: &path, mode: 0o600, group: None }).unwrap();
+        let uid = self.uid;
+        let server = Server {
+            service,
+            book: Arc::clone(&self.agent.book),
+            clock: Arc::new(self.time.clone()),
+            observe: Arc::new(move |_| {
+                Ok((Peer { uid, gid: uid, groups: vec![], pid: 1, unit: None }, Origin::Gone))
+            }),
+            faults: Agent::faults(),
+            metrics: Arc::clone(&self.agent.metrics),
+            patience: Patience::default(),
+            pulse: tokio::sync::mpsc::channel(1).1,
+        };
+        self.tasks.spawn(server.serve(listener, self.agent.phase.clone()));
+        self.places.push(place);
+        path
+    }
+
+    /// Where the agent is served.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.path().join("agent.sock")
     }
 
     pub(crate) async fn client(&self) -> Client {
-        let path = self.directory.path().join("agent.sock");
-        Client::over(UnixStream::connect(path).await.unwrap().into_std().unwrap()).await
+        Client::over(UnixStream::connect(self.socket()).await.unwrap().into_std().unwrap()).await
     }
 
     /// Puts another version of the config in force, which admits whoever is not the caller.
     pub(crate) fn withdraw(&self) {
+        self.reload(self.uid + 1);
+    }
+
+    /// Puts another version of the config in force, which admits the caller.
+    pub(crate) fn readmit(&self) {
+        self.reload(self.uid);
+    }
+
+    fn reload(&self, uid: u32) {
         let version = self.agent.config.borrow().version + 1;
-        let other = format!("uid:{}", self.uid + 1);
-        self.config.send_replace(snapshot(version, self.time.now(), &other, &self.reader, &self.handle));
+        let allow = format!("uid:{uid}");
+        self.config.send_replace(snapshot(version, self.time.now(), &allow, &self.reader, &self.handle));
     }
 
     pub(crate) fn publish(&self, generation: u64) {
@@ -207,6 +244,6 @@ impl Handmade {
         while let Some(ended) = self.tasks.join_next().await {
             ended.unwrap().unwrap();
         }
-        drop(self.place);
+        drop(self.places);
     }
 }

@@ -1,0 +1,268 @@
+//! What stands before the router: the two calls that are common, answered from the frame that a rotation made once.
+//!
+//! - GetToken, for a token that is there, from a connection that was admitted to it by the config in force: no lock that
+//!   anybody else holds, no wait, nothing encoded. [`Agent::at_once`] is the whole of its rule.
+//! - WatchToken: decided and ended as ever ([`super::token`]), each message the shared frame.
+//! - Anything out of the ordinary (headers, a body in pieces, a field that is new, a first call, a refusal) goes to the
+//!   router with what was read put back. Both ways give the same bytes: `tests/it/front.rs` asks both.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tonic::{Status, body::Body, service::Routes};
+use tower_service::Service;
+
+use super::{Agent, Caller, Replies, token::Tokens};
+use crate::{reply, server::Connection, token::Token};
+
+const GET_TOKEN: &str = "/bloom.agent.v1.TokenService/GetToken";
+const WATCH_TOKEN: &str = "/bloom.agent.v1.TokenService/WatchToken";
+
+/// Made once: a header that is named by a text is parsed each time that it is looked for.
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+
+/// The head of a message's frame: whether it is compressed, and its length.
+const HEAD: usize = 5;
+
+/// All services of the socket.
+#[derive(Clone)]
+pub struct Front {
+    routes: Routes,
+    agent: Arc<Agent>,
+}
+
+impl Front {
+    /// Before `routes`, of the same agent.
+    pub const fn new(routes: Routes, agent: Arc<Agent>) -> Self {
+        Self { routes, agent }
+    }
+}
+
+/// Which of the two calls it is.
+#[derive(Clone, Copy)]
+enum Common {
+    Get,
+    Watch,
+}
+
+impl Service<Request<Body>> for Front {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Answering {
+        match common(&request) {
+            Some(call) => Answering::Read(Some(Asked { call, request, front: self.clone() })),
+            None => Answering::Routed(self.routes.call(request)),
+        }
+    }
+}
+
+/// A request of one of the two calls, with nothing about it that the router would have to look at.
+fn common<T>(request: &Request<T>) -> Option<Common> {
+    let call = match request.uri().path() {
+        GET_TOKEN => Common::Get,
+        WATCH_TOKEN => Common::Watch,
+        _ => return None,
+    };
+    let headers = request.headers();
+    let is_plain = request.method() == Method::POST
+        && headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/grpc")
+        && !headers.contains_key(GRPC_ENCODING);
+    is_plain.then_some(call)
+}
+
+/// A call whose answer has not begun.
+pub enum Answering {
+    /// Its message has still to be read.
+    Read(Option<Asked>),
+    /// By the router.
+    Routed(<Routes as Service<Request<Body>>>::Future),
+    /// A watch that is being decided.
+    Watched(Pin<Box<dyn Future<Output = Response<Body>> + Send>>),
+}
+
+/// A common call, as it came.
+pub struct Asked {
+    call: Common,
+    request: Request<Body>,
+    front: Front,
+}
+
+impl Future for Answering {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        if let Self::Read(asked) = this {
+            // Polled again after its end: a fault of the caller's, which waits for ever.
+            let Some(asked) = asked.take() else { return Poll::Pending };
+            *this = match asked.answer(cx) {
+                Ok(response) => return Poll::Ready(Ok(response)),
+                Err(other) => other,
+            };
+        }
+        match this {
+            Self::Read(_) => Poll::Pending,
+            Self::Routed(routed) => Pin::new(routed).poll(cx),
+            Self::Watched(watched) => watched.as_mut().poll(cx).map(Ok),
+        }
+    }
+}
+
+impl Asked {
+    /// The answer, or the way to it. The message mostly comes with the head; who sends it later is not waited for here.
+    fn answer(mut self, cx: &mut Context<'_>) -> Result<Response<Body>, Answering> {
+        let Poll::Ready(read) = Pin::new(self.request.body_mut()).poll_frame(cx) else {
+            return Err(Answering::Routed(self.front.routes.call(self.request)));
+        };
+        let whole = read.as_ref().and_then(|read| read.as_ref().ok()).and_then(Frame::data_ref);
+        let name = whole.filter(|_| self.request.body().is_end_stream()).and_then(|whole| name(whole));
+        let connection = self.request.extensions().get::<Arc<Connection>>();
+        if let (Some(name), Some(connection)) = (name, connection) {
+            match self.call {
+                Common::Get => {
+                    if let Some(reply) = self.front.agent.at_once(connection, name) {
+                        return Ok(answer(Body::new(Once { reply: Some(reply), ended: false })));
+                    }
+                }
+                Common::Watch => {
+                    let caller = Caller::new(Arc::clone(connection), self.request.headers());
+                    let (agent, name) = (Arc::clone(&self.front.agent), name.to_owned());
+                    return Err(Answering::Watched(Box::pin(watched(agent, caller, name))));
+                }
+            }
+        }
+        let Self { request, mut front, .. } = self;
+        Err(Answering::Routed(front.routes.call(request.map(|rest| Body::new(PutBack { read, rest })))))
+    }
+}
+
+/// The name in the one message of a request, if there is nothing else in it (field 1; protobuf, "Message Structure").
+fn name(whole: &[u8]) -> Option<&str> {
+    let (head, message) = whole.split_at_checked(HEAD)?;
+    let (compressed, length) = head.split_first()?;
+    if *compressed != 0 || usize::try_from(u32::from_be_bytes(length.try_into().ok()?)).ok()? != message.len()
+    {
+        return None;
+    }
+    match message {
+        [] => Some(""),
+        [0x0a, length @ ..=127, name @ ..] if usize::from(*length) == name.len() => str::from_utf8(name).ok(),
+        _ => None,
+    }
+}
+
+/// The head of an answer that has messages.
+fn answer(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}
+
+async fn watched(agent: Arc<Agent>, caller: Caller, name: String) -> Response<Body> {
+    match Tokens(agent).watch(caller, &name).await {
+        Ok(tokens) => answer(Body::new(Rotations { tokens: Some(tokens) })),
+        Err(refusal) => Status::from(refusal).into_http(),
+    }
+}
+
+/// One message, then the status OK.
+struct Once {
+    reply: Option<Bytes>,
+    ended: bool,
+}
+
+impl HttpBody for Once {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Some(reply) = self.reply.take() {
+            return Poll::Ready(Some(Ok(Frame::data(reply))));
+        }
+        Poll::Ready((!std::mem::replace(&mut self.ended, true)).then(|| {
+            let mut trailers = HeaderMap::with_capacity(1);
+            trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
+            Ok(Frame::trailers(trailers))
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended
+    }
+}
+
+/// The frame of each token of a watch, then why it ended.
+struct Rotations {
+    tokens: Option<Replies<Arc<Token>>>,
+}
+
+impl HttpBody for Rotations {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Some(tokens) = &mut self.tokens else { return Poll::Ready(None) };
+        let status = match ready!(tokens.as_mut().poll_next(cx)) {
+            Some(Ok(token)) => return Poll::Ready(Some(Ok(Frame::data(reply::of(&token))))),
+            Some(Err(status)) => status,
+            None => Status::ok(""),
+        };
+        self.tokens = None;
+        let mut trailers = HeaderMap::new();
+        Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.tokens.is_none()
+    }
+}
+
+/// A request's body of which something was read already.
+struct PutBack {
+    read: Option<Result<Frame<Bytes>, Status>>,
+    rest: Body,
+}
+
+impl HttpBody for PutBack {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match self.read.take() {
+            Some(read) => Poll::Ready(Some(read)),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.read.is_none() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        // What was read is no part of what is left; nobody here asks how much there is.
+        SizeHint::default()
+    }
+}
