@@ -184,6 +184,7 @@ impl Rotator {
     pub async fn run(mut self) -> io::Result<()> {
         loop {
             self.act();
+            self.publisher.ring().await;
             match self.next_event().await? {
                 Some(Event::Ended(outcome)) => self.settle(outcome),
                 Some(Event::SecretChanged) => {

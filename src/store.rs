@@ -7,7 +7,9 @@
 //!   withdraws the old token in the instant in which it swaps the config, whatever the rotator is doing.
 //! - Waiting changes nothing: a waiter that goes away cancels nothing, and all who wait share one outcome.
 
-use std::{cmp::Ordering, sync::Arc};
+mod bells;
+
+use std::{cmp::Ordering, pin::pin, sync::Arc};
 
 use tokio::sync::watch;
 
@@ -17,6 +19,7 @@ use crate::{
     refresh::Health,
     token::Token,
 };
+use bells::Bells;
 
 /// What a token is for: endpoint, client, audience, resource, scopes and method, as a number that the daemon gives anew
 /// whenever one of them changes. A later one is greater: so a waiter knows whether the rotator is still to come to its
@@ -73,7 +76,11 @@ pub fn cell(identity: Identity, now: Now) -> (Publisher, Reader) {
         last_failure: None,
         expires: None,
     });
-    (Publisher { token: token_sender, attempts: attempts_sender }, Reader { token, attempts })
+    let bells = Arc::new(Bells::new());
+    let place = bells.place();
+    let publisher =
+        Publisher { token: token_sender, attempts: attempts_sender, ringer: Ringer(Arc::clone(&bells)) };
+    (publisher, Reader { token, attempts, bells, place })
 }
 
 /// The writer's end: a rotator's, and nobody else's. Dropping it ends every wait of its readers with [`Closed`].
@@ -81,12 +88,24 @@ pub fn cell(identity: Identity, now: Now) -> (Publisher, Reader) {
 pub struct Publisher {
     token: watch::Sender<Option<Published>>,
     attempts: watch::Sender<Attempts>,
+    /// After the token: who is woken by its end finds the cell closed.
+    ringer: Ringer,
+}
+
+#[derive(Debug)]
+struct Ringer(Arc<Bells>);
+
+impl Drop for Ringer {
+    fn drop(&mut self) {
+        self.0.ring_out();
+    }
 }
 
 impl Publisher {
-    /// Serves `token` from now on, for `identity`. It is a rotation: every watcher wakes.
+    /// Serves `token` from now on, for `identity`. It is a rotation: [`Self::ring`] wakes those who wait for one.
     pub fn publish(&self, identity: Identity, token: Arc<Token>) {
         self.token.send_replace(Some(Published { identity, token }));
+        self.ringer.0.owe();
     }
 
     /// Serves `token`, the served one with another life (a server that caches gave the same token again). It is no
@@ -98,10 +117,18 @@ impl Publisher {
         });
     }
 
-    /// Serves nothing: the token has expired, or its identity is gone. It wakes whoever waits for a rotation, though there
-    /// is nothing to send: a health watch has something to say.
+    /// Serves nothing: the token has expired, or its identity is gone. [`Self::ring`] wakes whoever waits for a rotation,
+    /// though there is nothing to send: a health watch has something to say.
     pub fn withdraw(&self) {
-        self.token.send_if_modified(|published| published.take().is_some());
+        if self.token.send_if_modified(|published| published.take().is_some()) {
+            self.ringer.0.owe();
+        }
+    }
+
+    /// Tells all who wait for a rotation, if there was one, and lets others have their turn between them. Dropped before its
+    /// end it has told some: call it again.
+    pub async fn ring(&self) {
+        self.ringer.0.ring().await;
     }
 
     /// Changes what the readers see of the attempts.
@@ -149,10 +176,23 @@ pub enum NoToken {
 }
 
 /// A reader's end. Clones are independent: each has its own mark of what it has seen.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Reader {
     token: watch::Receiver<Option<Published>>,
     attempts: watch::Receiver<Attempts>,
+    bells: Arc<Bells>,
+    place: usize,
+}
+
+impl Clone for Reader {
+    fn clone(&self) -> Self {
+        Self {
+            token: self.token.clone(),
+            attempts: self.attempts.clone(),
+            bells: Arc::clone(&self.bells),
+            place: self.bells.place(),
+        }
+    }
 }
 
 impl Reader {
@@ -166,9 +206,18 @@ impl Reader {
         servable(self.token.borrow_and_update().as_ref(), identity, now)
     }
 
-    /// Waits for a rotation later than the one last marked.
+    /// Waits until it is told of a rotation later than the one last marked: see [`Publisher::ring`].
     pub async fn rotated(&mut self) -> Result<(), Closed> {
-        self.token.changed().await.map_err(|_| Closed)
+        loop {
+            // Before the look: what is published after it rings.
+            let listener = self.bells.listen(self.place);
+            let mut rung = pin!(listener.rung());
+            rung.as_mut().enable();
+            if self.token.has_changed().map_err(|_| Closed)? {
+                return Ok(());
+            }
+            rung.await;
+        }
     }
 
     /// How the refreshing stands.

@@ -247,7 +247,7 @@ fn shapes() -> Vec<(&'static str, Asked)> {
 #[tokio::test]
 async fn whatever_the_call_looks_like_both_ways_answer_alike() {
     let both = Both::new().await;
-    both.handmade.publish(7);
+    both.handmade.publish(7).await;
     for (what, asked) in shapes() {
         let answer = both.ask(&asked).await;
         let is_answered = answer.head.is_some() || answer.reset.is_some();
@@ -273,13 +273,13 @@ async fn without_a_token_or_a_right_to_it_both_ways_refuse_alike() {
             .map(|status| status.to_str().unwrap().to_owned())
     };
     assert_eq!(status(&both.ask(&usual).await).as_deref(), Some("14"), "there is none yet");
-    both.handmade.publish(7);
+    both.handmade.publish(7).await;
     assert_eq!(status(&both.ask(&usual).await), None, "granted");
     both.handmade.withdraw();
     assert_eq!(status(&both.ask(&usual).await).as_deref(), Some("7"), "not any more");
     both.handmade.readmit();
     assert_eq!(status(&both.ask(&usual).await), None, "again");
-    both.handmade.publish(8);
+    both.handmade.publish(8).await;
     let newest = both.ask(&usual).await;
     assert!(newest.data.windows(7).any(|window| window == b"token-8"), "the newest token");
     both.handmade.time.advance(std::time::Duration::from_secs(3600));
@@ -290,7 +290,7 @@ async fn without_a_token_or_a_right_to_it_both_ways_refuse_alike() {
 #[tokio::test]
 async fn a_watch_says_the_same_both_ways_from_its_first_token_to_its_end() {
     let both = Both::new().await;
-    both.handmade.publish(7);
+    both.handmade.publish(7).await;
     let watch = Asked::of(WATCH, &name(b"bloom"));
     for asked in [watch.clone(), watch.clone().cut_at(5), watch.clone().with("grpc-timeout", "1H")] {
         let (one, other) = tokio::join!(both.front.ask(&asked, Some(1)), both.router.ask(&asked, Some(1)));
@@ -335,7 +335,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let both = Both::new().await;
-            both.handmade.publish(7);
+            both.handmade.publish(7).await;
             both.ask(&asked).await;
             both.handmade.end().await;
         });

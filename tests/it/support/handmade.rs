@@ -234,8 +234,9 @@ impl Handmade {
         self.config.send_replace(snapshot(version, self.time.now(), &allow, &self.reader, &self.handle));
     }
 
-    pub(crate) fn publish(&self, generation: u64) {
+    pub(crate) async fn publish(&self, generation: u64) {
         self.publisher.publish(Identity(1), token(generation, self.time.now()));
+        self.publisher.ring().await;
     }
 
     /// Drains, and waits for the end.
