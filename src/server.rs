@@ -220,7 +220,6 @@ where
             Ok(permit) => {
                 let standing = self.book.standing(peer.uid, &self.clock);
                 let connection = Connection::new(id, peer, origin, Arc::clone(&self.book), standing);
-                connection.charge(Waste::Connect);
                 Some((connection, permit))
             }
             Err(limit) => {
@@ -308,6 +307,9 @@ where
                     }
                 }
             };
+            if connection.begun() == 0 {
+                connection.charge(Waste::Connect);
+            }
             if let Some(reason) = cut {
                 let Peer { uid, pid, .. } = *connection.peer();
                 connection.charge(Waste::Connection);

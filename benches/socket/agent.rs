@@ -41,11 +41,23 @@ impl Bench {
         Self::with(NO_LIMITS, |host| host.profile(PROFILE, ""))
     }
 
+    /// For these users, whose number is in the way no more than any other limit is.
+    pub(crate) fn for_users(users: [u32; 2]) -> Self {
+        let allowed = users.map(|uid| format!("\"uid:{uid}\"")).join(", ");
+        Self::configured("socket_mode = \"0666\"", NO_LIMITS, |host| {
+            host.profile(PROFILE, &format!("allow = [{allowed}]"))
+        })
+    }
+
     /// With these limits and profiles.
     pub(crate) fn with(limits: &str, profiles: impl FnOnce(&Host) -> String) -> Self {
+        Self::configured("", limits, profiles)
+    }
+
+    fn configured(agent: &str, limits: &str, profiles: impl FnOnce(&Host) -> String) -> Self {
         let host = Host::new("a-secret-of-the-bench");
         let profiles = profiles(&host);
-        host.config(&format!("{}[limits]\n{limits}\n{profiles}", host.agent_table("")));
+        host.config(&format!("{}[limits]\n{limits}\n{profiles}", host.agent_table(agent)));
         let bench = Self { host, tokens: AtomicU32::new(0) };
         bench.mint();
         bench

@@ -18,16 +18,20 @@ use nix::sys::{
     epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
     resource::{Resource, getrlimit, setrlimit},
 };
+use nix::unistd::{Uid, geteuid, seteuid};
 
 use crate::{
     agent::{Bench, PROFILE, pid},
     process::{cpu_us, on, pin, rss},
-    report::Report,
+    report::{Report, median},
     servers::Server,
     wire::{Call, Connection, Scratch},
 };
 
 const ROTATIONS: usize = 7;
+
+/// The other of two users: one alone has no more than half of the connections that the agent's descriptors are enough for.
+const OTHER_UID: u32 = 61_007;
 
 pub(crate) fn measure(report: &mut Report) {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
@@ -35,14 +39,13 @@ pub(crate) fn measure(report: &mut Report) {
     setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
     let mut rows = Vec::new();
     for (connections, streams) in [(9_900, 1), (10, 1_000)] {
-        for server in ["bare tonic", "agent"] {
-            rows.push(one(report, server, connections, streams));
-        }
+        rows.extend(compare(report, connections, streams));
     }
     let heads = [
         "watchers",
         "server",
         "last has it, ms",
+        "x tonic",
         "GetToken meanwhile, worst ms",
         "server CPU per watcher, us",
         "kB per watcher, fresh / after",
@@ -50,74 +53,87 @@ pub(crate) fn measure(report: &mut Report) {
     report.table("A rotation to all who watch", &heads, &rows);
 }
 
-fn one(report: &mut Report, server: &str, connections: usize, streams: usize) -> Vec<String> {
-    let bench = Bench::without_limits();
+/// Both servers with their watchers, and a rotation of one after one of the other: the machine is the same for both.
+fn compare(report: &mut Report, connections: usize, streams: usize) -> Vec<Vec<String>> {
+    let bench = Bench::for_users([geteuid().as_raw(), OTHER_UID]);
     let agent = bench.start(&on("0"));
-    let reply = bench.reply_file();
     let socket = bench.host.path("tonic.sock");
+    let mut tonic = Server::start(&on("0"), "tonic", &socket, &bench.reply_file());
     pin(1);
-    let Figures { last, meanwhile, cpu, fresh, after } = if server == "agent" {
-        let mut operator = Connection::open(&bench.socket()).unwrap();
-        let rotate = || {
+    let mut operator = Connection::open(&bench.socket()).unwrap();
+    let mut subjects = [
+        Subject::new("bare tonic", &socket, tonic.pid(), connections, streams),
+        Subject::new("agent", &bench.socket(), pid(&agent), connections, streams),
+    ];
+    for _ in 0..ROTATIONS {
+        subjects[0].rotate(|| tonic.rotate());
+        subjects[1].rotate(|| {
             bench.mint();
             operator.ask(&Call::refresh_token(PROFILE));
             operator.flush().unwrap();
-        };
-        rotations(&bench.socket(), pid(&agent), connections, streams, rotate)
-    } else {
-        agent.stop();
-        let mut tonic = Server::start(&on("0"), "tonic", &socket, &reply);
-        let pid = tonic.pid();
-        rotations(&socket, pid, connections, streams, move || tonic.rotate())
-    };
-    let case = format!("{server}, {connections} x {streams}");
-    let last = report.figure("fan-out", &case, "last receiver", "ms", &last);
-    let meanwhile = report.figure("fan-out", &case, "longest GetToken meanwhile", "ms", &meanwhile);
-    let cpu = report.figure("fan-out", &case, "server CPU per watcher", "us", &cpu);
-    report.figure("fan-out", &case, "memory per watcher, fresh", "kB", &[fresh]);
-    report.figure("fan-out", &case, "memory per watcher, after rotations", "kB", &[after]);
-    vec![
-        format!("{connections} connections x {streams}"),
-        server.to_owned(),
-        format!("{last:.0}"),
-        format!("{meanwhile:.1}"),
-        format!("{cpu:.1}"),
-        format!("{fresh:.1} / {after:.1}"),
-    ]
+        });
+    }
+    let floor = median(&subjects[0].last);
+    subjects.iter().map(|subject| subject.row(report, floor)).collect()
 }
 
-/// What each rotation took, and what a watcher holds in kB.
-struct Figures {
+/// A server, its watchers, and what each rotation took.
+struct Subject {
+    name: &'static str,
+    socket: PathBuf,
+    pid: u32,
+    crowd: Crowd,
+    /// Resident memory without watchers, and with them before any rotation, in kB.
+    memory: (f64, f64),
     last: Vec<f64>,
     meanwhile: Vec<f64>,
     cpu: Vec<f64>,
-    fresh: f64,
-    after: f64,
 }
 
-fn rotations(
-    socket: &Path,
-    pid: u32,
-    connections: usize,
-    streams: usize,
-    mut rotate: impl FnMut(),
-) -> Figures {
-    let before = rss(pid);
-    let mut crowd = Crowd::open(socket, connections, streams);
-    crowd.hear();
-    let per_watcher = |now: f64| (now - before) / (connections * streams) as f64;
-    let fresh = per_watcher(rss(pid));
-    let (mut last, mut meanwhile, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..ROTATIONS {
-        let passer_by = PasserBy::start(socket.to_owned());
-        let (start, used) = (Instant::now(), cpu_us(pid));
-        rotate();
+impl Subject {
+    fn new(name: &'static str, socket: &Path, pid: u32, connections: usize, streams: usize) -> Self {
+        let before = rss(pid);
+        let mut crowd = Crowd::open(socket, connections, streams);
         crowd.hear();
-        last.push(start.elapsed().as_secs_f64() * 1000.0);
-        cpu.push((cpu_us(pid) - used) / (connections * streams) as f64);
-        meanwhile.push(passer_by.longest().as_secs_f64() * 1000.0);
+        let (socket, memory) = (socket.to_owned(), (before, rss(pid)));
+        Self { name, socket, pid, crowd, memory, last: Vec::new(), meanwhile: Vec::new(), cpu: Vec::new() }
     }
-    Figures { last, meanwhile, cpu, fresh, after: per_watcher(rss(pid)) }
+
+    fn watchers(&self) -> f64 {
+        (self.crowd.connections.len() * self.crowd.streams) as f64
+    }
+
+    fn rotate(&mut self, order: impl FnOnce()) {
+        let passer_by = PasserBy::start(self.socket.clone());
+        let (start, used) = (Instant::now(), cpu_us(self.pid));
+        order();
+        self.crowd.hear();
+        self.last.push(start.elapsed().as_secs_f64() * 1000.0);
+        self.cpu.push((cpu_us(self.pid) - used) / self.watchers());
+        self.meanwhile.push(passer_by.longest().as_secs_f64() * 1000.0);
+    }
+
+    fn row(&self, report: &mut Report, floor: f64) -> Vec<String> {
+        let layout = format!("{} connections x {}", self.crowd.connections.len(), self.crowd.streams);
+        let case = format!("{}, {layout}", self.name);
+        let mut figure = |what, unit, rounds: &[f64]| report.figure("fan-out", &case, what, unit, rounds);
+        let last = figure("last receiver", "ms", &self.last);
+        let meanwhile = figure("longest GetToken meanwhile", "ms", &self.meanwhile);
+        let cpu = figure("server CPU per watcher", "us", &self.cpu);
+        let (before, fresh) = self.memory;
+        let per_watcher = |now: f64| (now - before) / self.watchers();
+        let fresh = figure("memory per watcher, fresh", "kB", &[per_watcher(fresh)]);
+        let after = figure("memory per watcher, after rotations", "kB", &[per_watcher(rss(self.pid))]);
+        vec![
+            layout,
+            self.name.to_owned(),
+            format!("{last:.0}"),
+            format!("{:.2}", last / floor),
+            format!("{meanwhile:.1}"),
+            format!("{cpu:.1}"),
+            format!("{fresh:.1} / {after:.1}"),
+        ]
+    }
 }
 
 /// Everybody who watches, on one thread.
@@ -132,8 +148,16 @@ impl Crowd {
     fn open(socket: &Path, connections: usize, streams: usize) -> Self {
         let epoll = Epoll::new(EpollCreateFlags::empty()).unwrap();
         let call = Call::watch_token(PROFILE);
+        let own = geteuid();
         let open = |index| {
+            // What a server knows of its peer is the effective uid of the moment of the connect (unix(7), SO_PEERCRED).
+            if own.is_root() && index % 2 == 1 {
+                seteuid(Uid::from_raw(OTHER_UID)).unwrap();
+            }
             let mut connection = Connection::open(socket).unwrap();
+            if own.is_root() {
+                seteuid(own).unwrap();
+            }
             for _ in 0..streams {
                 connection.ask(&call);
             }

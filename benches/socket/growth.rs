@@ -15,6 +15,9 @@ const ROUNDS: usize = 3;
 const ROUND: Duration = Duration::from_millis(400);
 const SIZES: [usize; 4] = [1, 10, 100, 1_000];
 
+/// The config's profiles, so many of something.
+type Profiles<'a> = &'a dyn Fn(&Host, usize) -> String;
+
 pub(crate) fn measure(report: &mut Report) {
     pin(1);
     let mut rows = Vec::new();
@@ -28,7 +31,7 @@ pub(crate) fn measure(report: &mut Report) {
         let own = nix::unistd::geteuid();
         host.profile(PROFILE, &format!("allow = [{}\"uid:{own}\"]", rules.collect::<String>()))
     };
-    let kinds: [(&str, &dyn Fn(&Host, usize) -> String); 2] =
+    let kinds: [(&str, Profiles<'_>); 2] =
         [("profiles", &with_profiles), ("rules of the profile", &with_rules)];
     for (kind, make) in kinds {
         let (mut warm, mut cold, mut memory) = (Vec::new(), Vec::new(), Vec::new());

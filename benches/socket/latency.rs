@@ -19,6 +19,9 @@ use crate::{
 const ROUNDS: usize = 9;
 const CALLS: usize = 5_000;
 
+/// One call and its answer.
+type Caller = Box<dyn FnMut()>;
+
 pub(crate) fn measure(report: &mut Report) {
     let bench = Bench::new();
     let cpu = on("0");
@@ -31,7 +34,7 @@ pub(crate) fn measure(report: &mut Report) {
 
     let mut floor = UnixStream::connect(&raw).unwrap();
     let (request, mut answer) = ([0; RAW_REQUEST], vec![0; bench.reply().len()]);
-    let subjects: [(&str, Box<dyn FnMut()>); 3] = [
+    let subjects: [(&str, Caller); 3] = [
         (
             "raw socket",
             Box::new(move || {
@@ -69,7 +72,7 @@ pub(crate) fn measure(report: &mut Report) {
     report.table("One call after the other, client and server on one CPU", &heads, &rows);
 }
 
-fn caller(socket: &Path) -> Box<dyn FnMut()> {
+fn caller(socket: &Path) -> Caller {
     let mut connection = Connection::open(socket).unwrap();
     let (call, mut scratch) = (Call::get_token(PROFILE), Scratch::new());
     Box::new(move || {
@@ -78,7 +81,7 @@ fn caller(socket: &Path) -> Box<dyn FnMut()> {
 }
 
 /// What each call took, in microseconds.
-fn timed(call: &mut Box<dyn FnMut()>) -> Vec<f64> {
+fn timed(call: &mut Caller) -> Vec<f64> {
     // The first ones find cold caches.
     for _ in 0..CALLS / 10 {
         call();

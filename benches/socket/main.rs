@@ -4,7 +4,7 @@
 //! [`BENCHES`]. Tables go to standard output; each figure, with all its rounds, is a line of JSON in
 //! `target/socket-bench.jsonl`. Figures that are compared are taken in turns, in one run, of programs of one profile; times
 //! need a quiet machine with two CPUs. `instructions` needs valgrind and no quiet; `start` takes oidc-agent and ssh-agent for
-//! peers where they are installed; `fan-out` opens 10,000 connections (`ulimit -n`).
+//! peers where they are installed; `fan-out` opens 10,000 connections of two users: as root, under `ulimit -Hn 20000` or more.
 
 #![allow(
     missing_docs,

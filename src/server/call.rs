@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
@@ -96,15 +96,19 @@ fn known(path: &str) -> (metrics::Method, Option<&'static Uri>) {
     found.map_or((metrics::Method::Unknown, None), |(method, uri)| (*method, Some(uri)))
 }
 
+/// The fields that somebody behind here reads. Made once: a name that is a text is parsed each time that it is looked for.
+const KEPT: [HeaderName; 2] =
+    [HeaderName::from_static("grpc-timeout"), HeaderName::from_static("grpc-encoding")];
+
 /// The longest of the fields that are kept. A timeout has nine bytes at most.
 const LONGEST_FIELD: usize = 64;
 
-/// Leaves of a request's head what somebody behind here reads: two fields, copied, and the path. HTTP/2 cuts fields out of
+/// Leaves of a request's head what somebody behind here reads: [`KEPT`], copied, and the path. HTTP/2 cuts fields out of
 /// the buffer that they were read with, so that one of a few bytes keeps 16 KiB; and 16 KiB of fields are 75 KiB when
 /// they are decoded. A call may wait long, and a uid may have thousands.
 fn lean<B>(request: &mut Request<B>, path: Option<&Uri>) {
     let read = std::mem::take(request.headers_mut());
-    for name in ["grpc-timeout", "grpc-encoding"] {
+    for name in &KEPT {
         if let Some(value) = read.get(name)
             && let Ok(copy) = HeaderValue::from_bytes(&value.as_bytes()[..value.len().min(LONGEST_FIELD)])
         {

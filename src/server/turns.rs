@@ -9,7 +9,7 @@
 //! - Honest clients never notice: an answered call is no waste, be the answer a refusal.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     fmt,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -36,7 +36,7 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// Work that led to no answer, in microseconds: rounded measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waste {
-    /// A connection was accepted.
+    /// A connection ended, and there was no call on it.
     Connect,
     /// So many calls were refused for a limit, or cancelled, or could not be read.
     Calls(u32),
@@ -98,6 +98,8 @@ struct State {
     left: u32,
     leader: Option<u64>,
     waiting: VecDeque<(u64, Waker)>,
+    /// Who waits: nobody looks for one among thousands.
+    queued: HashSet<u64>,
     /// When all that was wasted is paid for.
     paid_at: Timestamp,
     /// It was in disgrace at the last look.
@@ -123,7 +125,8 @@ impl State {
 
     fn wake(&mut self, count: u32) {
         for _ in 0..count {
-            let Some((_, waker)) = self.waiting.pop_front() else { return };
+            let Some((id, waker)) = self.waiting.pop_front() else { return };
+            self.queued.remove(&id);
             waker.wake();
         }
     }
@@ -161,7 +164,7 @@ impl Turns {
             return Turn::Taken;
         }
         if state.leader.is_some() {
-            if state.waiting.iter().all(|(queued, _)| *queued != id) {
+            if state.queued.insert(id) {
                 state.waiting.push_back((id, waker.clone()));
             }
             return Turn::Queued;
@@ -191,7 +194,9 @@ impl Turns {
     /// A connection goes: nobody waits for it any more.
     pub(super) fn leave(&self, id: u64) {
         let mut state = self.state();
-        state.waiting.retain(|(queued, _)| *queued != id);
+        if state.queued.remove(&id) {
+            state.waiting.retain(|(queued, _)| *queued != id);
+        }
         if state.leader == Some(id) {
             state.leader = None;
         }

@@ -19,7 +19,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::UnixStream,
+};
 
 use self::{
     frames::Frames,
@@ -82,6 +85,18 @@ impl Traffic {
     }
 }
 
+/// A stream that knows whether there may be something to read.
+pub(super) trait Readable: AsyncRead + Unpin {
+    /// Waits until there may be. Most polls of a connection's task are for something else: for these it costs nothing.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+impl Readable for UnixStream {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(cx)
+    }
+}
+
 /// The server's end of a connection.
 pub(super) struct Wire<T> {
     inner: T,
@@ -112,12 +127,14 @@ impl<T> Wire<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
+impl<T: Readable> AsyncRead for Wire<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let is_fresh = this.traffic.fresh.swap(false, Ordering::Relaxed);
         if is_fresh {
             this.turn = Turn::Over;
+            // A turn is for reading: who has only to write waits for none.
+            ready!(this.inner.poll_readable(cx))?;
             let bytes = match ready!(this.seat.poll_turn(cx)) {
                 Length::Whole => TURN_BYTES,
                 Length::Short => SHORT_TURN_BYTES,

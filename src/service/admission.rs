@@ -216,11 +216,19 @@ impl Remembered {
 impl Agent {
     /// Audits that `token` goes to `connection`.
     pub(super) fn granted(&self, connection: &Connection, admitted: &Admitted, verb: Verb, token: &Token) {
-        let told = Memory::of(connection).lock().told(&token.name);
-        let rule = admitted.rule.as_str();
-        let snapshot = self.snapshot();
-        let peer = connection.peer_in(snapshot.access.unit_slices());
-        self.audit.granted(&told, peer, verb, &token.name, token.generation, rule);
+        self.grant(&self.told(connection, &token.name), connection, verb, token, &admitted.rule);
+    }
+
+    /// Which of the profile's grants to `connection` have been audited.
+    pub(super) fn told(&self, connection: &Connection, name: &ProfileName) -> Arc<Told> {
+        Memory::of(connection).lock().told(name)
+    }
+
+    /// The same as [`Self::granted`], for whoever remembers what has been audited.
+    pub(super) fn grant(&self, told: &Told, connection: &Connection, verb: Verb, token: &Token, rule: &Rule) {
+        let config = self.config.borrow();
+        let peer = connection.peer_in(config.access.unit_slices());
+        self.audit.granted(told, peer, verb, &token.name, token.generation, rule.as_str());
     }
 
     /// Whoever asks for `asked` on this connection is admitted to GetToken, for as long as the config is of that version.

@@ -9,6 +9,7 @@
 use std::{
     convert::Infallible,
     future::Future,
+    ops::ControlFlow,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -70,18 +71,15 @@ impl Service<Request<Body>> for Front {
     }
 }
 
-/// A request of one of the two calls, with nothing about it that the router would have to look at.
+/// A request of one of the two calls, with nothing about it that the router would have to look at. Of its fields the server
+/// has left two (`server/call.rs`); the other, its timeout, is a watch's.
 fn common<T>(request: &Request<T>) -> Option<Common> {
     let call = match request.uri().path() {
         GET_TOKEN => Common::Get,
         WATCH_TOKEN => Common::Watch,
         _ => return None,
     };
-    let headers = request.headers();
-    let is_plain = request.method() == Method::POST
-        && headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/grpc")
-        && !headers.contains_key(GRPC_ENCODING);
-    is_plain.then_some(call)
+    (request.method() == Method::POST && !request.headers().contains_key(GRPC_ENCODING)).then_some(call)
 }
 
 /// A call whose answer has not begun.
@@ -110,8 +108,8 @@ impl Future for Answering {
             // Polled again after its end: a fault of the caller's, which waits for ever.
             let Some(asked) = asked.take() else { return Poll::Pending };
             *this = match asked.answer(cx) {
-                Ok(response) => return Poll::Ready(Ok(response)),
-                Err(other) => other,
+                ControlFlow::Break(response) => return Poll::Ready(Ok(response)),
+                ControlFlow::Continue(way) => way,
             };
         }
         match this {
@@ -124,9 +122,9 @@ impl Future for Answering {
 
 impl Asked {
     /// The answer, or the way to it. The message mostly comes with the head; who sends it later is not waited for here.
-    fn answer(mut self, cx: &mut Context<'_>) -> Result<Response<Body>, Answering> {
+    fn answer(mut self, cx: &mut Context<'_>) -> ControlFlow<Response<Body>, Answering> {
         let Poll::Ready(read) = Pin::new(self.request.body_mut()).poll_frame(cx) else {
-            return Err(Answering::Routed(self.front.routes.call(self.request)));
+            return ControlFlow::Continue(Answering::Routed(self.front.routes.call(self.request)));
         };
         let whole = read.as_ref().and_then(|read| read.as_ref().ok()).and_then(Frame::data_ref);
         let name = whole.filter(|_| self.request.body().is_end_stream()).and_then(|whole| name(whole));
@@ -135,18 +133,23 @@ impl Asked {
             match self.call {
                 Common::Get => {
                     if let Some(reply) = self.front.agent.at_once(connection, name) {
-                        return Ok(answer(Body::new(Once { reply: Some(reply), ended: false })));
+                        return ControlFlow::Break(answer(Body::new(Once {
+                            reply: Some(reply),
+                            ended: false,
+                        })));
                     }
                 }
                 Common::Watch => {
                     let caller = Caller::new(Arc::clone(connection), self.request.headers());
                     let (agent, name) = (Arc::clone(&self.front.agent), name.to_owned());
-                    return Err(Answering::Watched(Box::pin(watched(agent, caller, name))));
+                    return ControlFlow::Continue(Answering::Watched(Box::pin(watched(agent, caller, name))));
                 }
             }
         }
         let Self { request, mut front, .. } = self;
-        Err(Answering::Routed(front.routes.call(request.map(|rest| Body::new(PutBack { read, rest })))))
+        ControlFlow::Continue(Answering::Routed(
+            front.routes.call(request.map(|rest| Body::new(PutBack { read, rest }))),
+        ))
     }
 }
 

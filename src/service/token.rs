@@ -1,12 +1,17 @@
 //! TokenService: GetToken, WatchToken, ListTokens, ReportRejected.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
 use tonic::{Request, Response, Status};
 
-use super::{Agent, Caller, LONGEST_WAIT, Replies, admission::judge, snapshot::Profile, status::Refusal};
+use super::{
+    Agent, Caller, LONGEST_WAIT, Replies,
+    admission::{Admitted, judge},
+    snapshot::Profile,
+    status::Refusal,
+};
 use crate::{
     access::Verb,
     clock::Timestamp,
@@ -141,9 +146,19 @@ impl Tokens {
                     }
                 };
                 drop(snapshot);
-                let profile = Arc::clone(&admitted.profile);
+                let Admitted { profile, rule, .. } = admitted;
+                let told = agent.told(&connection, &profile.name);
                 let mut reader = profile.reader.clone();
-                // Until the config changes, the decision stands and only the token moves.
+                // Whatever may take the permission away since the look at it. It is made once: a rotation finds most of
+                // ten thousand who watch in cold memory, and should touch little of it.
+                let (mut next_phase, mut next_config) = (phase.clone(), config.clone());
+                let mut overtaken = pin!(async {
+                    tokio::select! {
+                        _ = next_phase.changed() => {}
+                        _ = next_config.changed() => {}
+                    }
+                });
+                // Until then the decision stands and only the token moves.
                 loop {
                     let now = agent.clock.now().boot;
                     let token = reader.current_and_mark(profile.identity, now);
@@ -154,7 +169,7 @@ impl Tokens {
                             break;
                         }
                         last = Some(token.generation);
-                        agent.granted(&connection, &admitted, Verb::Watch, &token);
+                        agent.grant(&told, &connection, Verb::Watch, &token, &rule);
                         yield Ok(token);
                         // The client may have taken its time: look at everything again.
                         if phase.has_changed().unwrap_or(true) || config.has_changed().unwrap_or(true) {
@@ -165,14 +180,11 @@ impl Tokens {
                         // First what may take the permission away: a rotation seen at the same moment is of the new
                         // version's making, or not for this caller.
                         biased;
-                        _ = phase.changed() => break,
-                        _ = config.changed() => break,
+                        () = &mut overtaken => break,
                         rotated = reader.rotated() => if rotated == Err(Closed) {
                             // The rotator is gone: a version of the config that says why is on its way.
-                            tokio::select! {
-                                _ = phase.changed() => break,
-                                _ = config.changed() => break,
-                            }
+                            overtaken.await;
+                            break;
                         },
                     }
                 }

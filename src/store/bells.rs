@@ -144,7 +144,8 @@ mod tests {
         for _ in 0..3 * BELLS {
             listening(&bells, &turns, &mut tasks).await;
         }
-        let passing = tokio::spawn(async move {
+        let mut passers = JoinSet::new();
+        passers.spawn(async move {
             while turns.send(Turn::PasserBy).is_ok() {
                 give_way().await;
             }
@@ -152,7 +153,7 @@ mod tests {
         bells.owe();
         bells.ring().await;
         while tasks.join_next().await.is_some() {}
-        passing.abort();
+        passers.shutdown().await;
         let mut waited = (0, 0);
         while let Ok(turn) = taken.try_recv() {
             waited =

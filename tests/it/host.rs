@@ -484,6 +484,11 @@ fn hear(journal: UnixDatagram, log: &Arc<Mutex<String>>, sender: Sender<String>)
 
 impl Drop for Agent {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let last = log.lines().rev().take(20).collect::<Vec<_>>();
+            eprintln!("the agent's last words:\n{}", last.into_iter().rev().collect::<Vec<_>>().join("\n"));
+        }
         // It may have ended already.
         let _ended = self.child.kill();
         let _reaped = self.child.wait();
