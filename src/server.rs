@@ -55,7 +55,7 @@ use self::{
     call::Calls,
     limits::ConnectionPermit,
     turns::Waste,
-    wire::{Traffic, Wire},
+    wire::{Socket, Traffic, Wire},
 };
 pub use self::{
     bind::{Address, BindFault, Bound, Occupant, Place, bind},
@@ -247,7 +247,8 @@ where
         phase: watch::Receiver<Phase>,
     ) -> impl Future<Output = ()> + Send + 'static {
         let traffic = Arc::new(Traffic::default());
-        let wire = Wire::new(stream, Arc::clone(&self.clock), Arc::clone(&traffic), connection.seat());
+        let wire =
+            Wire::new(Socket::new(stream), Arc::clone(&self.clock), Arc::clone(&traffic), connection.seat());
         let calls = Calls {
             service: self.service.clone(),
             connection: Arc::clone(&connection),

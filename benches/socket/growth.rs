@@ -1,4 +1,5 @@
-//! How the cost of a call grows with what the config holds: profiles, and rules of a profile. The one that admits is the last.
+//! How the cost of a call grows with what there is beside it: profiles, rules of a profile (the one that admits is the
+//! last), connections that are open, and watchers.
 
 use std::time::Duration;
 
@@ -15,8 +16,14 @@ const ROUNDS: usize = 3;
 const ROUND: Duration = Duration::from_millis(400);
 const SIZES: [usize; 4] = [1, 10, 100, 1_000];
 
-/// The config's profiles, so many of something.
-type Profiles<'a> = &'a dyn Fn(&Host, usize) -> String;
+/// Something that there may be more or less of.
+struct Kind<'a> {
+    name: &'static str,
+    /// The config's profiles, for so many.
+    profiles: &'a dyn Fn(&Host, usize) -> String,
+    /// Who is there before anything is measured, for so many.
+    crowd: &'a dyn Fn(&Bench, usize) -> Vec<Connection>,
+}
 
 pub(crate) fn measure(report: &mut Report) {
     pin(1);
@@ -31,15 +38,34 @@ pub(crate) fn measure(report: &mut Report) {
         let own = nix::unistd::geteuid();
         host.profile(PROFILE, &format!("allow = [{}\"uid:{own}\"]", rules.collect::<String>()))
     };
-    let kinds: [(&str, Profiles<'_>); 2] =
-        [("profiles", &with_profiles), ("rules of the profile", &with_rules)];
-    for (kind, make) in kinds {
+    let one_profile = |host: &Host, _| host.profile(PROFILE, "");
+    let nobody = |_: &Bench, _| Vec::new();
+    let crowd_of = |call: fn(&str) -> Call| {
+        move |bench: &Bench, count| {
+            let (call, mut scratch) = (call(PROFILE), Scratch::new());
+            let begin = |_| {
+                let mut connection = Connection::open(&bench.socket()).unwrap();
+                connection.begin(&call, &mut scratch).unwrap();
+                connection
+            };
+            (0..count).map(begin).collect()
+        }
+    };
+    let (callers, watchers) = (crowd_of(Call::get_token), crowd_of(Call::watch_token));
+    let kinds = [
+        Kind { name: "profiles", profiles: &with_profiles, crowd: &nobody },
+        Kind { name: "rules of the profile", profiles: &with_rules, crowd: &nobody },
+        Kind { name: "open connections", profiles: &one_profile, crowd: &callers },
+        Kind { name: "watchers", profiles: &one_profile, crowd: &watchers },
+    ];
+    for Kind { name: kind, profiles, crowd } in kinds {
         let (mut warm, mut cold, mut memory) = (Vec::new(), Vec::new(), Vec::new());
         for size in SIZES {
-            let bench = Bench::with(NO_LIMITS, |host| make(host, size));
+            let bench = Bench::with(NO_LIMITS, |host| profiles(host, size));
             let agent = bench.start(&on("0"));
             let pid = pid(&agent);
             wait_for_tokens(&agent, if kind == "profiles" { size } else { 1 });
+            let _crowd = crowd(&bench, size);
             memory.push(rss(pid));
             let mut load = Load::new(&bench.socket(), 1, 64);
             load.run(ROUND);

@@ -46,7 +46,7 @@ pub(crate) fn measure(report: &mut Report) {
     drop(crowd);
 
     let mut load = Load::new(&bench.socket(), 16, 16);
-    for millions in [1, 3] {
+    for millions in [1, 10] {
         while load.asked() < millions * 1_000_000 {
             load.run(Duration::from_millis(500));
         }

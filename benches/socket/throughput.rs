@@ -2,7 +2,7 @@
 //! other.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -20,24 +20,34 @@ use crate::{
 const ROUNDS: usize = 7;
 const ROUND: Duration = Duration::from_millis(700);
 
+/// A server beside the agent: what it is called, its role, and its CPUs.
+type Peer = (&'static str, &'static str, &'static str);
+
+const BARE_TONIC: Peer = ("bare tonic", "tonic", "0");
+/// The client keeps one of the CPUs: two workers have at most what it leaves of that.
+const TWO_WORKERS: Peer = ("bare tonic, two workers on both CPUs", "tonic on two threads", "0,1");
+
 /// The two loads of the goals: one client that pipelines, and many that wait.
 pub(crate) fn measure(report: &mut Report) {
-    compare(report, "throughput", &[(1, 64), (64, 1)], ROUNDS);
+    compare(report, "throughput", &[BARE_TONIC], &[(1, 64), (64, 1)], ROUNDS);
 }
 
-/// All the others: how throughput and latency change with connections and depth.
+/// All the others: how throughput and latency change with connections and depth. The agent has one event loop, as bare
+/// tonic has here; what a second worker would be worth is tonic's to show.
 pub(crate) fn scale(report: &mut Report) {
     const DEPTHS: [usize; 3] = [1, 16, 64];
+    /// Behind its peers.
+    const AGENT: usize = 2;
     let loads: Vec<_> = [1, 16, 64, 256].into_iter().flat_map(|k| DEPTHS.map(|w| (k, w))).collect();
-    let rates = compare(report, "scaling", &loads, 3);
+    let rates = compare(report, "scaling", &[BARE_TONIC, TWO_WORKERS], &loads, 3);
     let of = |depth, server: usize| -> Vec<(f64, f64)> {
         let at_depth = loads.iter().zip(&rates).filter(|((_, w), _)| *w == depth);
         at_depth.map(|((k, _), rates)| (*k as f64, rates[server])).collect()
     };
     let lines = [
-        ("agent, 16 in flight", "#0b6", of(16, 1)),
+        ("agent, 16 in flight", "#0b6", of(16, AGENT)),
         ("bare tonic, 16", "#888", of(16, 0)),
-        ("agent, 1 in flight", "#06b", of(1, 1)),
+        ("agent, 1 in flight", "#06b", of(1, AGENT)),
         ("bare tonic, 1", "#bbb", of(1, 0)),
     ];
     let lines = lines.each_ref().map(|(name, color, points)| Line { name, color, points });
@@ -56,21 +66,34 @@ struct Subject {
     cpu: Vec<f64>,
 }
 
-/// The rates of tonic and the agent at each load.
-fn compare(report: &mut Report, name: &str, loads: &[(usize, usize)], rounds: usize) -> Vec<[f64; 2]> {
+/// The rates of the peers and, last, of the agent at each load.
+fn compare(
+    report: &mut Report,
+    name: &str,
+    peers: &[Peer],
+    loads: &[(usize, usize)],
+    rounds: usize,
+) -> Vec<Vec<f64>> {
     let bench = Bench::without_limits();
     let agent = bench.start(&on("0"));
     let reply = bench.reply_file();
-    let socket = bench.host.path("tonic.sock");
-    let tonic = Server::start(&on("0"), "tonic", &socket, &reply);
+    let start = |(number, &(name, role, cpus)): (usize, &Peer)| {
+        let socket = bench.host.path(&format!("peer-{number}.sock"));
+        let server = Server::start(&on(cpus), role, &socket, &reply);
+        (name, socket, server)
+    };
+    let peers: Vec<_> = peers.iter().enumerate().map(start).collect();
+    let mut servers: Vec<_> =
+        peers.iter().map(|(name, socket, server)| (*name, socket.clone(), server.pid())).collect();
+    servers.push(("agent", bench.socket(), pid(&agent)));
     pin(1);
     let (mut rows, mut rates) = (Vec::new(), Vec::new());
     for &(k, w) in loads {
-        let mut subjects = [("bare tonic", &socket, tonic.pid()), ("agent", &bench.socket(), pid(&agent))]
-            .map(|(name, socket, pid)| {
-                let load = Load::new(socket, k, w);
-                Subject { name, load, pid, rps: Vec::new(), p99: Vec::new(), cpu: Vec::new() }
-            });
+        let subject = |(name, socket, pid): &(&'static str, PathBuf, u32)| {
+            let load = Load::new(socket, k, w);
+            Subject { name, load, pid: *pid, rps: Vec::new(), p99: Vec::new(), cpu: Vec::new() }
+        };
+        let mut subjects: Vec<_> = servers.iter().map(subject).collect();
         for _ in 0..rounds {
             for subject in &mut subjects {
                 let before = cpu_us(subject.pid);
@@ -81,7 +104,7 @@ fn compare(report: &mut Report, name: &str, loads: &[(usize, usize)], rounds: us
             }
         }
         let floor = median(&subjects[0].rps);
-        rates.push(subjects.each_ref().map(|subject| median(&subject.rps)));
+        rates.push(subjects.iter().map(|subject| median(&subject.rps)).collect());
         for Subject { name: subject, rps, p99, cpu, .. } in &subjects {
             let case = format!("{subject}, k={k} w={w}");
             let rps = report.figure(name, &case, "throughput", "calls/s", rps);
@@ -100,7 +123,7 @@ fn compare(report: &mut Report, name: &str, loads: &[(usize, usize)], rounds: us
     }
     let heads =
         ["connections", "in flight on each", "server", "calls/s", "x tonic", "p99 us", "server CPU us/call"];
-    report.table("Many calls at a time, the server on one CPU", &heads, &rows);
+    report.table("Many calls at a time, a server of one event loop on one CPU", &heads, &rows);
     rates
 }
 

@@ -38,27 +38,30 @@ pub(crate) struct Call {
 
 impl Call {
     fn new(path: &str, message: &[u8]) -> Self {
-        Self::of_type("application/grpc", path, message)
+        Self::with(&[], path, message)
     }
 
-    fn of_type(content_type: &str, path: &str, message: &[u8]) -> Self {
-        let literal = |name: &[u8], value: &str| {
-            let length = u8::try_from(value.len()).expect("a short value");
+    fn with(more: &[(&str, &str)], path: &str, message: &[u8]) -> Self {
+        let text = |text: &str| {
+            let length = u8::try_from(text.len()).expect("a short text");
             assert!(length < 127, "one byte of length");
-            [name, &[length], value.as_bytes()].concat()
+            [&[length], text.as_bytes()].concat()
         };
-        // :method POST and :scheme http are in the static table; the others are entered in this order.
-        let first = [
-            vec![0x83, 0x86],
-            literal(&[0x44], path),
-            literal(&[0x41], "localhost"),
-            literal(&[0x5f], content_type),
-            literal(&[0x40, 2, b't', b'e'], "trailers"),
-            literal(&[0x7a], "bench"),
-        ]
-        .concat();
-        // The newest entry is 62.
-        let again = vec![0x83, 0x86, 0x80 | 66, 0x80 | 65, 0x80 | 64, 0x80 | 63, 0x80 | 62];
+        let of_static_name = |name: u8, value: &str| [vec![name], text(value)].concat();
+        let mut entered = vec![
+            of_static_name(0x44, path),
+            of_static_name(0x41, "localhost"),
+            of_static_name(0x5f, "application/grpc"),
+            of_static_name(0x7a, "bench"),
+        ];
+        for (name, value) in [("te", "trailers")].iter().chain(more) {
+            entered.push([vec![0x40], text(name), text(value)].concat());
+        }
+        // :method POST and :scheme http are in the static table; the others are entered, and the newest entry is 62.
+        let newest_last = 0..u8::try_from(entered.len()).expect("a few fields");
+        let mut again = vec![0x83, 0x86];
+        again.extend(newest_last.rev().map(|age| 0x80 | (62 + age)));
+        let first = [vec![0x83, 0x86], entered.concat()].concat();
         let length = u32::try_from(message.len()).expect("a short message");
         let message = [&[0], &length.to_be_bytes()[..], message].concat();
         Self { first, again, message }
@@ -71,7 +74,8 @@ impl Call {
 
     /// The same, as the agent leaves it to its router: what GetToken costs without the way before it.
     pub(crate) fn get_token_by_the_router(name: &str) -> Self {
-        Self::of_type("application/grpc+proto", "/bloom.agent.v1.TokenService/GetToken", &name_field(name))
+        let encoding = ("grpc-encoding", "identity");
+        Self::with(&[encoding], "/bloom.agent.v1.TokenService/GetToken", &name_field(name))
     }
 
     /// WatchToken for one profile.
@@ -205,6 +209,17 @@ impl Connection {
             rest = behind;
         }
         self.carried = rest.to_vec();
+        Ok(())
+    }
+
+    /// One request, and the first message of its answer, which may go on.
+    pub(crate) fn begin(&mut self, call: &Call, scratch: &mut Scratch) -> io::Result<()> {
+        self.ask(call);
+        self.flush()?;
+        let mut come = 0;
+        while come == 0 {
+            self.read(scratch, |part| come += part.data.len())?;
+        }
         Ok(())
     }
 

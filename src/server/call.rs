@@ -5,8 +5,8 @@ use std::{
     convert::Infallible,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::{Arc, LazyLock},
-    task::{Context, Poll, ready},
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -134,17 +134,14 @@ pub(super) struct Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // Nobody was there any more when the answer was; or it was no call that anybody could answer.
-        if matches!(
-            self.counted.code,
-            Code::Cancelled
-                | Code::Internal
-                | Code::OutOfRange
-                | Code::ResourceExhausted
-                | Code::Unimplemented
-        ) {
-            self.permit.connection().charge(Waste::Calls(1));
-        }
+        let waste = match self.counted.code {
+            // Nobody was there any more when the answer was; or nobody could read what was asked.
+            Code::Cancelled | Code::Internal | Code::OutOfRange | Code::ResourceExhausted => Waste::Calls(1),
+            // It was no call: its path is no method's.
+            Code::Unimplemented => Waste::Strays(1),
+            _ => return,
+        };
+        self.permit.connection().charge(waste);
     }
 }
 
@@ -208,7 +205,8 @@ where
                 if let Some(guard) = guard {
                     guard.counted.note(response.headers());
                 }
-                response.map(|body| Reply { body: Some(body), guard: guard.take() })
+                let guard = guard.take();
+                response.map(|body| Reply { guard, ..Reply::unguarded(body) })
             }
             Err(_) => {
                 drop_quietly(future.take());
@@ -224,11 +222,29 @@ where
 pub(super) struct Reply {
     body: Option<Body>,
     guard: Option<Guard>,
+    /// Whether the last message has left the agent.
+    sent: Option<Arc<Sent>>,
+    /// The next one, until it has. HTTP/2 would hoard 4 KiB of them for each stream of a client that does not read; so it is
+    /// this one, and the next after it is what is true by then.
+    next: Option<Bytes>,
 }
 
 impl Reply {
     fn unguarded(body: Body) -> Self {
-        Self { body: Some(body), guard: None }
+        Self { body: Some(body), guard: None, sent: None, next: None }
+    }
+
+    /// A message goes, when the last one has gone.
+    fn poll_send(&mut self, message: Bytes, cx: &mut Context<'_>) -> Poll<Bytes> {
+        if let Some(sent) = &self.sent
+            && sent.poll(cx).is_pending()
+        {
+            self.next = Some(message);
+            return Poll::Pending;
+        }
+        let sent = self.sent.get_or_insert_default();
+        sent.begin();
+        Poll::Ready(Bytes::from_owner(Sending { message, sent: Arc::clone(sent) }))
     }
 }
 
@@ -241,6 +257,9 @@ impl HttpBody for Reply {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let this = self.get_mut();
+        if let Some(message) = this.next.take() {
+            return this.poll_send(message, cx).map(|message| Some(Ok(Frame::data(message))));
+        }
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
         let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(body).poll_frame(cx)));
         match polled {
@@ -249,14 +268,16 @@ impl HttpBody for Reply {
                 this.guard = None;
                 Poll::Ready(None)
             }
-            Ok(polled) => {
-                if let (Poll::Ready(Some(Ok(frame))), Some(guard)) = (&polled, &mut this.guard)
-                    && let Some(trailers) = frame.trailers_ref()
-                {
-                    guard.counted.note(trailers);
+            Ok(Poll::Ready(Some(Ok(frame)))) => match frame.into_data() {
+                Ok(message) => this.poll_send(message, cx).map(|message| Some(Ok(Frame::data(message)))),
+                Err(frame) => {
+                    if let (Some(trailers), Some(guard)) = (frame.trailers_ref(), &mut this.guard) {
+                        guard.counted.note(trailers);
+                    }
+                    Poll::Ready(Some(Ok(frame)))
                 }
-                polled
-            }
+            },
+            Ok(polled) => polled,
             Err(_) => {
                 drop_quietly(this.body.take());
                 Poll::Ready(this.guard.take().map(|mut guard| {
@@ -269,11 +290,70 @@ impl HttpBody for Reply {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+        self.next.is_none() && self.body.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
+        // It is asked for once, before anything is held back.
         self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
+    }
+}
+
+/// A message on its way: HTTP/2 drops it when it is written, or will never be.
+struct Sending {
+    message: Bytes,
+    sent: Arc<Sent>,
+}
+
+impl AsRef<[u8]> for Sending {
+    fn as_ref(&self) -> &[u8] {
+        &self.message
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.sent.end();
+    }
+}
+
+/// How far a message is.
+#[derive(Default)]
+struct Sent(Mutex<Way>);
+
+#[derive(Default)]
+enum Way {
+    #[default]
+    Gone,
+    UnderWay,
+    /// And somebody waits for it.
+    Awaited(Waker),
+}
+
+impl Sent {
+    fn lock(&self) -> MutexGuard<'_, Way> {
+        // Nothing in there panics.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self) {
+        *self.lock() = Way::UnderWay;
+    }
+
+    fn end(&self) {
+        let way = std::mem::take(&mut *self.lock());
+        if let Way::Awaited(waker) = way {
+            waker.wake();
+        }
+    }
+
+    fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut way = self.lock();
+        if matches!(*way, Way::Gone) {
+            return Poll::Ready(());
+        }
+        *way = Way::Awaited(cx.waker().clone());
+        Poll::Pending
     }
 }
 
@@ -340,4 +420,39 @@ impl HttpBody for Patient {
 fn drop_quietly<T>(value: T) {
     // The first panic was counted and answered; this one belongs to it.
     let _ = catch_unwind(AssertUnwindSafe(move || drop(value)));
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    fn poll(reply: &mut Reply) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Pin::new(reply).poll_frame(&mut Context::from_waker(std::task::Waker::noop()))
+    }
+
+    fn message(polled: Poll<Option<Result<Frame<Bytes>, Status>>>) -> Bytes {
+        let Poll::Ready(Some(Ok(frame))) = polled else { panic!("a message: {polled:?}") };
+        frame.into_data().expect("a message")
+    }
+
+    #[test]
+    fn a_message_goes_when_the_last_one_has_gone_and_the_status_without_waiting() {
+        let frames = ["one", "two"].map(|text| Frame::data(Bytes::from_static(text.as_bytes())));
+        let trailers = Frame::trailers(HeaderMap::new());
+        let stream = tokio_stream::iter(frames.into_iter().chain([trailers]).map(Ok::<_, Status>));
+        let mut reply = Reply::unguarded(Body::new(StreamBody::new(stream)));
+        let first = message(poll(&mut reply));
+        assert_eq!(first, "one");
+        assert!(poll(&mut reply).is_pending(), "it has not gone");
+        assert!(poll(&mut reply).is_pending(), "nor has it now");
+        assert!(!reply.is_end_stream());
+        drop(first);
+        let second = message(poll(&mut reply));
+        assert_eq!(second, "two");
+        let Poll::Ready(Some(Ok(last))) = poll(&mut reply) else { panic!("the status") };
+        assert!(last.is_trailers());
+        assert!(matches!(poll(&mut reply), Poll::Ready(None)) && reply.is_end_stream());
+    }
 }

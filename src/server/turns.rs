@@ -40,7 +40,7 @@ pub(super) enum Waste {
     Connect,
     /// So many calls were refused for a limit, or cancelled, or could not be read.
     Calls(u32),
-    /// So many requests were no calls: HTTP/2 answers each with a reset of its own.
+    /// So many requests were no calls: HTTP/2 answers each with a reset of its own, or there is no such method.
     Strays(u32),
     /// Frames and fields came that mean nothing, beyond what any client sends.
     Frames {
@@ -81,6 +81,8 @@ pub(super) enum Turn {
     TakenShort,
     /// You are woken when it may be.
     Queued,
+    /// The same, of a uid in disgrace: it takes long.
+    QueuedForLong,
     /// You lead: ask again when all others that can run have run.
     LeadAfterAll,
     /// You lead: ask again after that time.
@@ -167,7 +169,7 @@ impl Turns {
             if state.queued.insert(id) {
                 state.waiting.push_back((id, waker.clone()));
             }
-            return Turn::Queued;
+            return if state.disgraced { Turn::QueuedForLong } else { Turn::Queued };
         }
         state.leader = Some(id);
         if state.is_disgraced(|| self.clock.now().boot) { Turn::LeadAfter(REST) } else { Turn::LeadAfterAll }
@@ -234,11 +236,12 @@ pub(super) struct Seat {
     turns: Arc<Turns>,
     /// Until it may lead.
     rest: Option<Pin<Box<Sleep>>>,
+    waits_long: bool,
 }
 
 impl Seat {
     pub(super) const fn new(id: u64, turns: Arc<Turns>) -> Self {
-        Self { id, turns, rest: None }
+        Self { id, turns, rest: None, waits_long: false }
     }
 
     /// Waits for a turn.
@@ -247,10 +250,12 @@ impl Seat {
             ready!(rest.as_mut().poll(cx));
             self.rest = None;
         }
-        match self.turns.take(self.id, cx.waker()) {
+        let turn = self.turns.take(self.id, cx.waker());
+        self.waits_long = matches!(turn, Turn::QueuedForLong | Turn::LeadAfter(_));
+        match turn {
             Turn::Taken => Poll::Ready(Length::Whole),
             Turn::TakenShort => Poll::Ready(Length::Short),
-            Turn::Queued => Poll::Pending,
+            Turn::Queued | Turn::QueuedForLong => Poll::Pending,
             Turn::LeadAfterAll => {
                 cx.waker().wake_by_ref();
                 Poll::Pending
@@ -263,6 +268,11 @@ impl Seat {
                 Poll::Pending
             }
         }
+    }
+
+    /// Whether the turn that was asked for last takes long to come.
+    pub(super) const fn waits_long(&self) -> bool {
+        self.waits_long
     }
 
     /// There was nothing to read.
@@ -395,7 +405,7 @@ mod tests {
         assert_eq!(turns.take(1, &waker), Turn::Taken, "40,000 µs may be wasted at once");
         turns.charge(Waste::Connect);
         assert_eq!(turns.take(2, &waker), Turn::LeadAfter(REST));
-        assert_eq!(turns.take(3, &waker), Turn::Queued);
+        assert_eq!(turns.take(3, &waker), Turn::QueuedForLong);
         assert_eq!(turns.take(2, &waker), Turn::TakenShort);
         assert_eq!(woken.0.load(Relaxed), 1, "the next to lead");
         assert_eq!(turns.take(3, &waker), Turn::LeadAfter(REST));

@@ -6,6 +6,7 @@ mod frames;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod meter;
+mod socket;
 #[cfg(test)]
 mod tests;
 
@@ -19,11 +20,9 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::UnixStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+pub(super) use self::socket::Socket;
 use self::{
     frames::Frames,
     meter::{Labour, Meter},
@@ -89,12 +88,9 @@ impl Traffic {
 pub(super) trait Readable: AsyncRead + Unpin {
     /// Waits until there may be. Most polls of a connection's task are for something else: for these it costs nothing.
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-}
 
-impl Readable for UnixStream {
-    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_read_ready(cx)
-    }
+    /// Nobody wants to know of anything that comes, until somebody tries to read or to write.
+    fn ignore(&mut self);
 }
 
 /// The server's end of a connection.
@@ -135,9 +131,15 @@ impl<T: Readable> AsyncRead for Wire<T> {
             this.turn = Turn::Over;
             // A turn is for reading: who has only to write waits for none.
             ready!(this.inner.poll_readable(cx))?;
-            let bytes = match ready!(this.seat.poll_turn(cx)) {
-                Length::Whole => TURN_BYTES,
-                Length::Short => SHORT_TURN_BYTES,
+            let bytes = match this.seat.poll_turn(cx) {
+                Poll::Ready(Length::Whole) => TURN_BYTES,
+                Poll::Ready(Length::Short) => SHORT_TURN_BYTES,
+                Poll::Pending => {
+                    if this.seat.waits_long() {
+                        this.inner.ignore();
+                    }
+                    return Poll::Pending;
+                }
             };
             this.turn = Turn::Open { heads: TURN_HEADS, bytes };
         }

@@ -478,6 +478,8 @@ impl Readable for tokio::io::DuplexStream {
     fn poll_readable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
+
+    fn ignore(&mut self) {}
 }
 
 /// A place that nobody else wants.
