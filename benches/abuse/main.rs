@@ -28,7 +28,11 @@ mod hostile;
 mod report;
 mod victim;
 
-use std::{path::Path, thread::sleep, time::Duration};
+use std::{
+    path::Path,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use attacks::{ATTACKS, Attack, Standing};
 use base::{Base, Process};
@@ -91,6 +95,13 @@ fn measure(options: &[&str]) {
 }
 
 /// One attack, on a daemon of its own.
+/// What is measured, and the share of a core that the daemon took meanwhile.
+fn share_of_core<T>(process: &Process, measure: impl FnOnce() -> T) -> (T, f64) {
+    let (before, began) = (process.time(), Instant::now());
+    let measured = measure();
+    (measured, (process.time() - before).as_secs_f64() / began.elapsed().as_secs_f64())
+}
+
 fn against(index: usize, attack: &Attack, rounds: usize) -> Row {
     let host = Host::new("s3cret");
     host.config(
@@ -130,14 +141,15 @@ fn against(index: usize, attack: &Attack, rounds: usize) -> Row {
 
     let mut row = Row::new(attack, one_connection, back_from_one);
     for _ in 0..rounds {
-        row.quiet.extend(victim.measure(QUIET));
+        let (calls, core) = share_of_core(&process, || victim.measure(QUIET));
+        row.quiet.extend(calls);
+        row.quiet_core.push(core);
         process.forget_peak();
         let hostile = wage(CONNECTIONS);
         sleep(FIRST);
-        let before = process.time();
-        let began = std::time::Instant::now();
-        row.attacked.extend(victim.measure(WHILE));
-        row.core.push((process.time() - before).as_secs_f64() / began.elapsed().as_secs_f64());
+        let (calls, core) = share_of_core(&process, || victim.measure(WHILE));
+        row.attacked.extend(calls);
+        row.core.push(core);
         rotate();
         row.peak = row.peak.max(process.peak().saturating_sub(base.memory));
         row.struck += hostile.stop();

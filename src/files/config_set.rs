@@ -64,6 +64,9 @@ fn read_text(path: &Path, agent: Uid) -> Result<Zeroizing<String>, Fault> {
     }
 }
 
+/// Reads a directory and nothing else. (O_RDONLY is no bit.)
+const LIST: OFlag = OFlag::O_DIRECTORY.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
 /// The names in `config.d`, sorted.
 fn fragments(asked: &Asked<'_>) -> Result<Vec<OsString>, Fault> {
     let place = match walk::walk(asked) {
@@ -76,8 +79,7 @@ fn fragments(asked: &Asked<'_>) -> Result<Vec<OsString>, Fault> {
         return Err(asked.fault(Rule::Present, why, "make it a directory, or take it away".to_owned()));
     }
     walk::judge_directory(asked, &place.path, &place.seen)?;
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let listing = walk::step(&place.directory, &place.name, flags).and_then(Dir::from_fd);
+    let listing = walk::step(&place.directory, &place.name, LIST).and_then(Dir::from_fd);
     let mut listing = listing.map_err(|errno| match errno {
         Errno::EACCES => {
             let why = format!("{}, who may not list it", asked.rules.agent_runs_as());

@@ -142,6 +142,8 @@ mod tests {
         }
         assert_eq!(shell_word(Path::new("/etc/x.toml")), "/etc/x.toml");
         assert_eq!(shell_word(Path::new("/a b")), "'/a b'");
+        let line = Path::new("/a line\nof it's own");
+        assert_eq!(shell_word(line), r"$'/a line\012of it\'s own'", "what can be read stays as it is");
     }
 
     #[test]

@@ -99,6 +99,52 @@ fn check(rules: fn(Uid) -> Rules, noun: &str, cases: &[(&str, Make, Rule, &str, 
 }
 
 #[test]
+fn a_credential_is_read_with_the_modes_that_systemd_gives_and_no_other() {
+    if !trial::is_root("a_credential_is_read_with_the_modes_that_systemd_gives_and_no_other") {
+        return;
+    }
+    for mode in [0o400, 0o440] {
+        let stage = stage();
+        let path = make(&stage.path().join("c"), AGENT, mode);
+        assert_eq!(read_as_agent(&path, Rules::credential).unwrap(), b"content", "{mode:o}");
+    }
+    check(
+        Rules::credential,
+        "credential",
+        &[
+            (
+                "its owner may write it",
+                |d| make(&d.join("c"), AGENT, 0o600),
+                Rule::Mode,
+                "its mode is 0600, and systemd's own are 0400 and 0440",
+                "run: chmod 0400 $P",
+            ),
+            (
+                "its group may run it",
+                |d| make(&d.join("c"), AGENT, 0o450),
+                Rule::Mode,
+                "its mode is 0450, and systemd's own are 0400 and 0440",
+                "run: chmod 0400 $P",
+            ),
+            (
+                "anybody may read it",
+                |d| make(&d.join("c"), AGENT, 0o444),
+                Rule::Mode,
+                "its mode is 0444, and systemd's own are 0400 and 0440",
+                "run: chmod 0400 $P",
+            ),
+            (
+                "a stranger's",
+                |d| make(&d.join("c"), STRANGER, 0o444),
+                Rule::Owner,
+                "it is owned by uid 1234, and the agent trusts root and uid 4242 only",
+                "run: chown root $P && chmod 0400 $P",
+            ),
+        ],
+    );
+}
+
+#[test]
 fn a_secret_that_breaks_a_rule_is_refused_with_the_rule_and_what_mends_it() {
     if !trial::is_root("a_secret_that_breaks_a_rule_is_refused_with_the_rule_and_what_mends_it") {
         return;
@@ -471,6 +517,13 @@ fn a_config_file_that_others_can_change_is_refused() {
                 "run: chgrp 4242 $P && chmod 640 $P",
             ),
             (
+                "its own, and it may only write it",
+                |d| make(&d.join("c"), AGENT, 0o200),
+                Rule::Readable { owner: Uid::from_raw(AGENT) },
+                "it is owned by uid 4242, mode 0200, and the agent runs as uid 4242, who may not read it",
+                "run: chmod 644 $P",
+            ),
+            (
                 "in root's own directory",
                 |d| make(&make_directory(&d.join("d"), 0, 0o700).join("c"), 0, 0o644),
                 Rule::Readable { owner: Uid::from_raw(0) },
@@ -699,6 +752,13 @@ mod config_set {
             format!("{what}\nit is not a directory\nmake it a directory, or take it away")
         );
         fs::remove_file(&directory).unwrap();
+        symlink(&directory, &directory).unwrap();
+        assert_eq!(
+            fault(&main).rule,
+            Rule::FileSystem(Errno::ELOOP),
+            "what leads nowhere is there all the same"
+        );
+        fs::remove_file(&directory).unwrap();
         fs::create_dir(&directory).unwrap();
         set_mode(&directory, 0o777);
         assert_eq!(
@@ -721,6 +781,23 @@ mod config_set {
             )
         );
     }
+}
+
+#[test]
+fn as_many_links_are_followed_as_the_kernel_follows_and_no_more() {
+    let stage = stage();
+    let rules = Rules::config(nix::unistd::geteuid());
+    fs::write(stage.path().join("0"), "content").unwrap();
+    for link in 1..=41 {
+        symlink((link - 1).to_string(), stage.path().join(link.to_string())).unwrap();
+    }
+    let by = |links: u32| {
+        let path = stage.path().join(links.to_string());
+        read(&path, rules, LIMIT).map(|contents| contents.bytes.to_vec()).map_err(|fault| fault.rule)
+    };
+    assert_eq!(by(40).unwrap(), fs::read(stage.path().join("40")).unwrap());
+    assert_eq!(by(41).unwrap_err(), Rule::FileSystem(Errno::ELOOP));
+    assert_eq!(fs::read(stage.path().join("41")).unwrap_err().raw_os_error(), Some(libc::ELOOP));
 }
 
 /// A walk never ends on a link; where it would, the link is called one.

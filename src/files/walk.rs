@@ -20,6 +20,10 @@ use super::{Asked, Rule, fault};
 const MAX_LINKS: usize = 40;
 /// Looks at whatever the name is, a link too, without opening it: opening a device can have effects.
 const LOOK: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+/// The same, for a directory that is to be stepped from.
+const LOOK_INSIDE: OFlag = LOOK.union(OFlag::O_DIRECTORY);
+/// No link is followed, whatever the flags say.
+const BY_NO_LINK: ResolveFlag = ResolveFlag::RESOLVE_NO_SYMLINKS.union(ResolveFlag::RESOLVE_NO_MAGICLINKS);
 
 /// Where a path leads: not a link, and in directories that nobody else can change.
 pub(super) struct Place {
@@ -35,7 +39,7 @@ pub(super) struct Place {
 pub(super) fn walk(asked: &Asked<'_>) -> Result<Place, super::Fault> {
     let wanted = std::path::absolute(asked.path).map_err(|error| asked.failed(errno_of(&error)))?;
     let root = || {
-        let root = nix::fcntl::open("/", LOOK | OFlag::O_DIRECTORY, Mode::empty());
+        let root = nix::fcntl::open("/", LOOK_INSIDE, Mode::empty());
         root.map_err(|errno| asked.failed(errno))
     };
     let mut directory = root()?;
@@ -84,8 +88,7 @@ pub(super) fn walk(asked: &Asked<'_>) -> Result<Place, super::Fault> {
 /// One component, without following a link. Kernels before 5.6 have no openat2(2), and filters that do not know it
 /// answer EPERM; for a name without `/`, O_NOFOLLOW says the same.
 pub(super) fn step(directory: impl AsFd, name: &OsStr, flags: OFlag) -> nix::Result<OwnedFd> {
-    let resolve = ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    match openat2(directory.as_fd(), name, OpenHow::new().flags(flags).resolve(resolve)) {
+    match openat2(directory.as_fd(), name, OpenHow::new().flags(flags).resolve(BY_NO_LINK)) {
         Err(Errno::ENOSYS | Errno::EPERM) => openat(directory.as_fd(), name, flags, Mode::empty()),
         result => result,
     }

@@ -25,9 +25,10 @@ fn bare(mut command: Command) -> Command {
     command
 }
 
+/// The agent with every signal at its default, whoever runs the tests: a job in the background of a script ignores SIGINT.
 fn dev(host: &Host, arguments: &[&str]) -> Command {
-    let mut command = bare(Command::new(host.program("bloom-agent")));
-    command.arg("dev").args(arguments);
+    let mut command = bare(Command::new("env"));
+    command.arg("--default-signal").arg(host.program("bloom-agent")).arg("dev").args(arguments);
     command
 }
 
