@@ -325,7 +325,7 @@ struct Sent(Mutex<Way>);
 enum Way {
     #[default]
     Gone,
-    UnderWay,
+    Leaving,
     /// And somebody waits for it.
     Awaited(Waker),
 }
@@ -337,7 +337,7 @@ impl Sent {
     }
 
     fn begin(&self) {
-        *self.lock() = Way::UnderWay;
+        *self.lock() = Way::Leaving;
     }
 
     fn end(&self) {
