@@ -1,7 +1,7 @@
 //! What stands before the router: the two calls that are common, answered from the frame that a rotation made once.
 //!
 //! - GetToken, for a token that is there, from a connection that was admitted to it by the config in force: no lock that
-//!   anybody else holds, no wait, nothing encoded. [`Agent::at_once`] is the whole of its rule.
+//!   anybody else holds, no wait, nothing encoded. `Agent::at_once` is the whole of its rule.
 //! - WatchToken: decided and ended as ever ([`super::token`]), each message the shared frame.
 //! - Anything out of the ordinary (headers, a body in pieces, a field that is new, a first call, a refusal) goes to the
 //!   router with what was read put back. Both ways give the same bytes: `tests/it/front.rs` asks both.
