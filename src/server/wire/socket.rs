@@ -2,16 +2,18 @@
 //!
 //! Whatever a client sends wakes the event loop, also while the connection may not read it: thousands of clients that wait
 //! for their turn could keep the agent awake by that alone. So who waits long is taken off the loop's list. When it may go
-//! on, it reads and writes without asking the list first, and is back on it when there is nothing more to be had.
+//! on, it reads and writes without asking the list first, and is back on it when there is nothing more to be had. If its
+//! client has gone by then, so has it.
 
 use std::{
     io::{self, IoSlice, Read as _, Write as _},
     mem,
-    os::unix::net,
+    os::{fd::AsFd as _, unix::net},
     pin::Pin,
     task::{Context, Poll},
 };
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::UnixStream,
@@ -69,6 +71,13 @@ impl Socket {
     }
 }
 
+/// Whether the peer has closed its end altogether (poll(2), POLLHUP).
+fn is_hung_up(stream: &net::UnixStream) -> bool {
+    let mut asked = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    let known = poll(&mut asked, PollTimeout::ZERO).is_ok();
+    known && asked[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
+}
+
 fn would_block<T>(done: &io::Result<T>) -> bool {
     let is_blocking = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
     done.as_ref().is_err_and(is_blocking)
@@ -102,6 +111,10 @@ impl AsyncRead for Socket {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if let State::Unheard(stream) = &mut self.state {
+            // Nobody is there to be answered: what it has left behind would take turns without end.
+            if is_hung_up(stream) {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            }
             let read = stream.read(buf.initialize_unfilled());
             if !would_block(&read) {
                 return Poll::Ready(read.map(|read| buf.advance(read)));
@@ -199,9 +212,21 @@ mod tests {
         look().await;
         assert!(woken.0.load(Relaxed) > 0);
         assert_eq!(socket.read(&mut bytes).await.expect("read"), 1);
+        client.write_all(b"efg").expect("written");
+        client.shutdown(std::net::Shutdown::Write).expect("shut down");
         socket.ignore();
-        drop(client);
+        assert_eq!(socket.read(&mut bytes).await.expect("read"), 3, "it still listens");
         assert_eq!(socket.read(&mut bytes).await.expect("the end"), 0);
+    }
+
+    #[tokio::test]
+    async fn what_a_client_that_has_gone_left_behind_is_not_read() {
+        let (mut client, mut socket) = pair();
+        socket.ignore();
+        client.write_all(&[7; 10_000]).expect("written");
+        drop(client);
+        let error = socket.read(&mut [0; 8]).await.expect_err("nobody is there");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
 
     #[tokio::test]
