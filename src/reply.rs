@@ -14,8 +14,8 @@ use crate::{
     token::{AccessToken, Reply, Scope, Token},
 };
 
-/// The head of a frame, in bytes.
-const HEAD: usize = 5;
+/// The head of a frame, in bytes: whether it is compressed, and its length.
+pub const HEAD: usize = 5;
 
 /// A token as a message: one of the two places where it leaves the agent's own types.
 pub fn message(token: &Token) -> pb::Token {

@@ -30,9 +30,6 @@ const WATCH_TOKEN: &str = "/bloom.agent.v1.TokenService/WatchToken";
 /// Made once: a header that is named by a text is parsed each time that it is looked for.
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
-/// The head of a message's frame: whether it is compressed, and its length.
-const HEAD: usize = 5;
-
 /// All services of the socket.
 #[derive(Clone)]
 pub struct Front {
@@ -155,7 +152,7 @@ impl Asked {
 
 /// The name in the one message of a request, if there is nothing else in it (field 1; protobuf, "Message Structure").
 fn name(whole: &[u8]) -> Option<&str> {
-    let (head, message) = whole.split_at_checked(HEAD)?;
+    let (head, message) = whole.split_at_checked(reply::HEAD)?;
     let (compressed, length) = head.split_first()?;
     if *compressed != 0 || usize::try_from(u32::from_be_bytes(length.try_into().ok()?)).ok()? != message.len()
     {
