@@ -246,6 +246,7 @@ impl Daemon {
         let capture = units.capture();
         let server = server::Server {
             service: service::services(&agent).map_err(|_| Fatal::Lost("reflection service"))?,
+            at_once: Some(service::at_once(&agent)),
             book: Arc::clone(&book),
             clock: time.clone(),
             observe: Arc::new(move |socket| Ok((peer::observe(socket)?, capture.origin(socket)))),

@@ -59,7 +59,7 @@ use self::{
 };
 pub use self::{
     bind::{Address, BindFault, Bound, Occupant, Place, bind},
-    call::Faults,
+    call::{AtOnce, Faults},
     connection::Connection,
     limits::{Book, Census, WatchPermit},
     timeout::deadline_of,
@@ -113,6 +113,8 @@ pub type Observe = Arc<dyn Fn(BorrowedFd<'_>) -> io::Result<(Peer, Origin)> + Se
 pub struct Server<S> {
     /// What answers: `tonic::service::Routes`, prepared, or something before it. It is never asked whether it is ready.
     pub service: S,
+    /// What is asked before the service, if anything is.
+    pub at_once: Option<Arc<dyn AtOnce>>,
     /// What is open and how much may be.
     pub book: Arc<Book>,
     /// Time, for the connect rate and the meter.
@@ -251,6 +253,7 @@ where
             Wire::new(Socket::new(stream), Arc::clone(&self.clock), Arc::clone(&traffic), connection.seat());
         let calls = Calls {
             service: self.service.clone(),
+            at_once: self.at_once.clone(),
             connection: Arc::clone(&connection),
             faults: Arc::clone(&self.faults),
             metrics: Arc::clone(&self.metrics),
@@ -420,6 +423,8 @@ fn protocol(limits: Limits, streams: Streams) -> http2::Builder<Streams> {
         .header_table_size(4096)
         // Per stream: what a client that never reads can make the agent hoard, and how stale a slow reader's token gets.
         .max_send_buf_size(4096)
+        // No gRPC server dates its answers, and each date would be a look at the clock.
+        .auto_date_header(false)
         // A dead peer of a Unix socket is seen as end-of-file; a PING would only wake an idle agent.
         .keep_alive_interval(None);
     builder

@@ -30,10 +30,10 @@ use crate::{
     limits::Exceeded,
     metrics::Metrics,
     pb,
-    server::{Book, Connection, Faults, Phase, WatchPermit, deadline_of},
+    server::{AtOnce, Book, Connection, Faults, Phase, WatchPermit, deadline_of},
     units::Units,
 };
-use front::Front;
+use front::{Front, GetToken};
 use snapshot::Snapshot;
 use status::Refusal;
 
@@ -144,6 +144,11 @@ impl Agent {
 /// All services of the socket.
 pub fn services(agent: &Arc<Agent>) -> Result<Front, tonic_reflection::server::Error> {
     Ok(Front::new(routes(agent)?, Arc::clone(agent)))
+}
+
+/// What is asked before them.
+pub fn at_once(agent: &Arc<Agent>) -> Arc<dyn AtOnce> {
+    Arc::new(GetToken(Arc::clone(agent)))
 }
 
 /// The same without what answers before the router.

@@ -1,7 +1,11 @@
-//! User-space instructions per GetToken, counted by callgrind: the figure that no noise touches. A run of many requests less
-//! a run of few leaves what one request costs.
+//! User-space instructions per GetToken, counted by callgrind: the figure that no noise touches. Each server is started under
+//! it, and is counted only while it answers: a start gathers entropy, which takes as long as the machine's clock has it.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use crate::{
     agent::{Bench, PROFILE},
@@ -10,9 +14,9 @@ use crate::{
     wire::{Call, Connection, Scratch},
 };
 
-/// Far enough apart that what differs between two starts (the gathering of entropy) is no matter.
-const FEW: usize = 2_000;
-const MANY: usize = 20_000;
+/// Before anything is counted: the first calls on a connection cost more.
+const WARM: usize = 500;
+const COUNTED: usize = 5_000;
 
 /// What it was when last looked at, and a little: a call that has become dearer than this has to say why. The ratio holds
 /// over compilers and profiles, for both servers are built by the same.
@@ -26,24 +30,26 @@ pub(crate) fn measure(report: &mut Report) {
         agent.stop();
         reply
     };
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("counted");
+    let flags = callgrind(&out);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let of_agent = |call: &Call| {
-        per_request(|out, requests| {
-            let flags = callgrind(out);
-            let agent = bench.start(&words(&flags));
-            ask(&bench.socket(), call, requests);
-            agent.stop();
-        })
+        let agent = bench.start(&flags);
+        let count = per_request(agent.pid().as_raw(), &bench.socket(), call, &out);
+        agent.stop();
+        count
     };
     let routed = of_agent(&Call::get_token_by_the_router(PROFILE));
     let agent = of_agent(&Call::get_token(PROFILE));
-    let socket = bench.host.path("tonic.sock");
-    let tonic = per_request(|out, requests| {
-        let flags = callgrind(out);
-        let server = Server::start(&words(&flags), "tonic", &socket, &reply);
-        ask(&socket, &Call::get_token(PROFILE), requests);
+    let tonic = {
+        let socket = bench.host.path("tonic.sock");
+        let server = Server::start(&flags, "tonic", &socket, &reply);
+        let pid = server.pid().try_into().unwrap();
+        let count = per_request(pid, &socket, &Call::get_token(PROFILE), &out);
         server.stop();
-        fs::remove_file(&socket).unwrap();
-    });
+        count
+    };
     let mut rows = Vec::new();
     for (subject, count) in [("bare tonic", tonic), ("agent, by its router", routed), ("agent", agent)] {
         report.figure("instructions", subject, "per GetToken", "instructions", &[count as f64]);
@@ -54,38 +60,50 @@ pub(crate) fn measure(report: &mut Report) {
     assert!(ratio <= HELD, "{agent} is {ratio:.3} of {tonic}: it was at most {HELD}");
 }
 
-fn words(flags: &[String]) -> Vec<&str> {
-    flags.iter().map(String::as_str).collect()
-}
-
 fn callgrind(out: &Path) -> Vec<String> {
-    ["valgrind", "-q", "--tool=callgrind"]
+    ["valgrind", "-q", "--tool=callgrind", "--instr-atstart=no"]
         .map(str::to_owned)
         .into_iter()
         .chain([format!("--callgrind-out-file={}", out.display())])
         .collect()
 }
 
-fn ask(socket: &Path, call: &Call, requests: usize) {
+/// What one call costs the server with that pid, which writes its figures where `out` says.
+fn per_request(pid: i32, socket: &Path, call: &Call, out: &Path) -> u64 {
     let mut connection = Connection::open(socket).unwrap();
     let mut scratch = Scratch::new();
-    for _ in 0..requests {
-        connection.call(call, &mut scratch).unwrap();
+    let mut ask = |requests| {
+        for _ in 0..requests {
+            connection.call(call, &mut scratch).unwrap();
+        }
+    };
+    ask(WARM);
+    control(pid, "--instr=on", &mut ask);
+    ask(WARM);
+    control(pid, "--zero", &mut ask);
+    ask(COUNTED);
+    control(pid, "--dump", &mut |_| ());
+    let dumped = out.with_extension("1");
+    let count = total(&fs::read_to_string(&dumped).expect("callgrind wrote its figures"));
+    if let Ok(directory) = std::env::var("BENCH_KEEP_CALLGRIND") {
+        fs::copy(&dumped, Path::new(&directory).join(format!("{pid}.out"))).unwrap();
     }
+    fs::remove_file(dumped).unwrap();
+    count / COUNTED as u64
 }
 
-fn per_request(mut run: impl FnMut(&Path, usize)) -> u64 {
-    let directory = tempfile::tempdir().unwrap();
-    let mut count = |requests| {
-        let out = directory.path().join(format!("{requests}.out"));
-        run(&out, requests);
-        total(&fs::read_to_string(&out).expect("callgrind wrote its figures"))
+/// Has callgrind do something. It looks for orders while the program runs, so the program is kept running: a program that
+/// sleeps it would have to be told by ptrace(2), which the agent forbids to all but root.
+fn control(pid: i32, order: &str, ask: &mut dyn FnMut(usize)) {
+    let mut command = Command::new("callgrind_control");
+    let mut told = command.args([order, &pid.to_string()]).stdout(Stdio::null()).spawn().unwrap();
+    let status = loop {
+        match told.try_wait().unwrap() {
+            Some(status) => break status,
+            None => ask(1),
+        }
     };
-    let (few, many) = (count(FEW), count(MANY));
-    if let Ok(keep) = std::env::var("BENCH_KEEP_CALLGRIND") {
-        fs::copy(directory.path().join(format!("{MANY}.out")), keep).unwrap();
-    }
-    (many - few) / (MANY - FEW) as u64
+    assert!(status.success(), "callgrind_control {order}");
 }
 
 /// The instructions of all of it.

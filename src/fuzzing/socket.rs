@@ -189,6 +189,7 @@ impl World {
         let connecting = Arc::clone(&uid);
         let server = Server {
             service: service::services(&agent).unwrap(),
+            at_once: Some(service::at_once(&agent)),
             book: Arc::clone(&book),
             clock: Arc::new(time.clone()),
             observe: Arc::new(move |_| {

@@ -1,8 +1,11 @@
 //! One call from its head to the end of its answer: counted before its body is read, given its [`Connection`], kept apart
 //! from all others if its handler panics, and put into the metrics with the status that its answer ended with.
+//!
+//! The service answers; but before it [`AtOnce`] is asked, which needs nothing of what a service is called with.
 
 use std::{
     convert::Infallible,
+    ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
@@ -11,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
@@ -35,9 +38,19 @@ pub trait Faults: Send + Sync {
     fn panicked(&self) -> Status;
 }
 
+/// The answer to the call that is made most, where it can be given without any wait: one message, and the status OK.
+pub trait AtOnce: Send + Sync {
+    /// The only method that it is asked for.
+    fn method(&self) -> metrics::Method;
+
+    /// The message for this request, both framed ("Length-Prefixed-Message"); without one the service is asked.
+    fn answer(&self, connection: &Connection, request: &[u8]) -> Option<Bytes>;
+}
+
 /// What hyper calls for each request of one connection.
 pub(super) struct Calls<S> {
     pub(super) service: S,
+    pub(super) at_once: Option<Arc<dyn AtOnce>>,
     pub(super) connection: Arc<Connection>,
     pub(super) faults: Arc<dyn Faults>,
     pub(super) metrics: Arc<Metrics>,
@@ -69,19 +82,63 @@ where
                 return Call::Settled(Some(status.into_http::<Body>().map(Reply::unguarded)));
             }
         };
-        lean(&mut request, path);
-        request.extensions_mut().insert(Arc::clone(&self.connection));
-        let mut service = self.service.clone();
-        // A handler may be entered at once, before the first poll.
-        let entered = catch_unwind(AssertUnwindSafe(move || {
-            service.call(request.map(|body| Body::new(Patient::new(body))))
-        }));
         let mut guard = Guard { permit, faults: Arc::clone(&self.faults), counted };
+        // A handler may be entered at once, before the first poll.
+        let entered = catch_unwind(AssertUnwindSafe(|| {
+            let read = match self.at_once(method, &mut request) {
+                ControlFlow::Break(message) => return ControlFlow::Break(message),
+                ControlFlow::Continue(read) => read,
+            };
+            lean(&mut request, path);
+            request.extensions_mut().insert(Arc::clone(&self.connection));
+            let mut service = self.service.clone();
+            ControlFlow::Continue(service.call(request.map(|body| Body::new(Patient::new(body, read)))))
+        }));
         match entered {
-            Ok(future) => Call::Running { future: Some(Box::pin(future)), guard: Some(guard) },
+            Ok(ControlFlow::Break(message)) => Call::Settled(Some(answered(message, guard))),
+            Ok(ControlFlow::Continue(future)) => {
+                Call::Running { future: Some(Box::pin(future)), guard: Some(guard) }
+            }
             Err(_) => Call::Settled(Some(guard.panicked().into_http::<Body>().map(Reply::unguarded))),
         }
     }
+}
+
+impl<S> Calls<S> {
+    /// The message of the answer; or what was read of the request's body, if anything was.
+    fn at_once(
+        &self,
+        method: metrics::Method,
+        request: &mut Request<Incoming>,
+    ) -> ControlFlow<Bytes, Option<Read>> {
+        let nothing = ControlFlow::Continue(None);
+        let Some(way) = self.at_once.as_ref().filter(|way| way.method() == method) else { return nothing };
+        // A compression is for the service to refuse.
+        if request.method() != Method::POST || request.headers().contains_key(&KEPT[1]) {
+            return nothing;
+        }
+        // The body mostly comes with the head. If not, whoever asks next is woken.
+        let polled = Pin::new(request.body_mut()).poll_frame(&mut Context::from_waker(Waker::noop()));
+        let Poll::Ready(read) = polled else { return nothing };
+        if let Some(Ok(frame)) = &read
+            && let Some(whole) = frame.data_ref()
+            && request.body().is_end_stream()
+            && let Some(message) = way.answer(&self.connection, whole)
+        {
+            return ControlFlow::Break(message);
+        }
+        ControlFlow::Continue(Some(read))
+    }
+}
+
+/// What a poll of a request's body gave.
+type Read = Option<Result<Frame<Bytes>, hyper::Error>>;
+
+/// The head of an answer of one message, and the message.
+fn answered(message: Bytes, guard: Guard) -> Response<Reply> {
+    let mut response = Response::new(Reply::Once { message: Some(message), guard: Some(guard) });
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
 }
 
 /// The paths that are answered, each made once.
@@ -206,7 +263,7 @@ where
                     guard.counted.note(response.headers());
                 }
                 let guard = guard.take();
-                response.map(|body| Reply { guard, ..Reply::unguarded(body) })
+                response.map(|body| Reply::Served(Served { guard, ..Served::unguarded(body) }))
             }
             Err(_) => {
                 drop_quietly(future.take());
@@ -219,7 +276,60 @@ where
 }
 
 /// An answer's body. The call is open until it has ended or is dropped.
-pub(super) struct Reply {
+pub(super) enum Reply {
+    /// One message, then the status OK, which is what `guard` waits for.
+    Once { message: Option<Bytes>, guard: Option<Guard> },
+    /// Whatever the service says.
+    Served(Served),
+}
+
+impl Reply {
+    fn unguarded(body: Body) -> Self {
+        Self::Served(Served::unguarded(body))
+    }
+}
+
+impl HttpBody for Reply {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let (message, guard) = match self.get_mut() {
+            Self::Served(served) => return served.poll_frame(cx),
+            Self::Once { message, guard } => (message, guard),
+        };
+        if let Some(message) = message.take() {
+            return Poll::Ready(Some(Ok(Frame::data(message))));
+        }
+        Poll::Ready(guard.take().map(|mut guard| {
+            guard.counted.code = Code::Ok;
+            let mut trailers = HeaderMap::with_capacity(1);
+            trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
+            Ok(Frame::trailers(trailers))
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Served(served) => served.is_end_stream(),
+            Self::Once { guard, .. } => guard.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Served(served) => served.size_hint(),
+            // As a service's: the status is no part of it, and a stream has no length.
+            Self::Once { .. } => SizeHint::default(),
+        }
+    }
+}
+
+/// What the service answers.
+pub(super) struct Served {
     body: Option<Body>,
     guard: Option<Guard>,
     /// Whether the last message has left the agent.
@@ -229,7 +339,7 @@ pub(super) struct Reply {
     next: Option<Bytes>,
 }
 
-impl Reply {
+impl Served {
     fn unguarded(body: Body) -> Self {
         Self { body: Some(body), guard: None, sent: None, next: None }
     }
@@ -246,17 +356,9 @@ impl Reply {
         sent.begin();
         Poll::Ready(Bytes::from_owner(Sending { message, sent: Arc::clone(sent) }))
     }
-}
 
-impl HttpBody for Reply {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let this = self.get_mut();
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self;
         if let Some(message) = this.next.take() {
             return this.poll_send(message, cx).map(|message| Some(Ok(Frame::data(message))));
         }
@@ -368,6 +470,8 @@ const LONGEST_BODY: usize = 64 * 1024;
 /// A request's body that does not wait for ever for its client.
 struct Patient {
     body: Incoming,
+    /// What was read of it already.
+    read: Option<Read>,
     /// Bytes that may still come.
     left: usize,
     /// Made when there is something to wait for, which is rare: the body comes with the head.
@@ -375,8 +479,8 @@ struct Patient {
 }
 
 impl Patient {
-    fn new(body: Incoming) -> Self {
-        Self { body, left: LONGEST_BODY, pause: None }
+    fn new(body: Incoming, read: Option<Read>) -> Self {
+        Self { body, read, left: LONGEST_BODY, pause: None }
     }
 }
 
@@ -388,7 +492,11 @@ impl HttpBody for Patient {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+        let polled = match self.read.take() {
+            Some(read) => Poll::Ready(read),
+            None => Pin::new(&mut self.body).poll_frame(cx),
+        };
+        if let Poll::Ready(frame) = polled {
             self.pause = None;
             if let Some(Ok(data)) = &frame
                 && let Some(data) = data.data_ref()
@@ -408,11 +516,12 @@ impl HttpBody for Patient {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.read.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        // What was read is no part of what is left; nobody here asks how much there is.
+        SizeHint::default()
     }
 }
 

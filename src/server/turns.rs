@@ -1,8 +1,9 @@
 //! The connections of one uid take turns, so that however many there are and whatever they send, another uid's call waits
 //! for a few of their reads and not for one of each.
 //!
-//! - A turn is one read of a connection with all that comes of it ([`super::wire`] bounds it). A uid has [`TURNS`] of them;
-//!   then one connection leads: it waits until every task that could run has run, and the next round begins.
+//! - A turn is one read of a connection with all that comes of it ([`super::wire`] bounds it). A round of a uid's is as many
+//!   of them as are [`ROUND`] of work; then one connection leads: it waits until every task that could run has run, and the
+//!   next round begins.
 //! - What costs the agent work and gives nobody an answer is charged to the uid: see [`Waste`]. A uid that wastes more than
 //!   [`PER_SECOND`] is in disgrace until that is paid for, [`LONGEST`] at most: it has one turn in [`REST`], whatever its
 //!   connections do, so that it gets a small share of a core and nobody of its own loses what is open.
@@ -21,8 +22,18 @@ use tokio::time::{Sleep, sleep};
 
 use crate::clock::{Clock, Timestamp};
 
-/// Turns of a round. One would be the fairest, and would make each read wait for a round of its own.
-const TURNS: u32 = 8;
+/// The work of a round, in calls: a millisecond or two. Less would be fairer, and would make more reads wait for a round of
+/// their own: 64 connections with a call each have theirs in one.
+const ROUND: u32 = 128;
+
+/// What a turn is at least: a read, and the call that it brings.
+const TURN: u32 = 2;
+
+/// So many bytes are at least the work of a call.
+const BYTES_PER_CALL: usize = 64;
+
+/// Who begins a round wakes so many; whoever of them has his turn wakes another.
+const AT_ONCE: u32 = 8;
 
 /// The time between two turns of a uid in disgrace.
 const REST: Duration = Duration::from_millis(20);
@@ -152,17 +163,15 @@ impl Turns {
         if state.leader == Some(id) {
             state.leader = None;
             let disgraced = state.is_disgraced(|| self.clock.now().boot);
-            state.left = if disgraced { 0 } else { TURNS - 1 };
+            state.left = if disgraced { 0 } else { ROUND - TURN };
             // Without a turn for anybody it is the next leader who is woken.
-            let next = state.left.max(1);
-            state.wake(next);
+            state.wake(if disgraced { 1 } else { AT_ONCE });
             return if disgraced { Turn::TakenShort } else { Turn::Taken };
         }
         if state.left > 0 {
-            state.left -= 1;
-            if state.left == 0 {
-                state.wake_next();
-            }
+            state.left = state.left.saturating_sub(TURN);
+            // The next to have a turn, or to lead.
+            state.wake_next();
             return Turn::Taken;
         }
         if state.leader.is_some() {
@@ -179,9 +188,15 @@ impl Turns {
     pub(super) fn give_back(&self) {
         let mut state = self.state();
         if !state.disgraced {
-            state.left = (state.left + 1).min(TURNS);
+            state.left = (state.left + TURN).min(ROUND);
         }
         state.wake_next();
+    }
+
+    /// Takes so much of the round, beyond what a turn is at least.
+    fn work(&self, calls: u32) {
+        let mut state = self.state();
+        state.left = state.left.saturating_sub(calls);
     }
 
     /// A connection does not want to read now, though it may have been woken for that, or leads.
@@ -279,6 +294,15 @@ impl Seat {
     pub(super) fn give_back(&self) {
         self.turns.give_back();
     }
+
+    /// What one read of the turn has brought. The first call of the `first` is paid for.
+    pub(super) fn read(&self, first: bool, calls: u32, bytes: usize) {
+        let bytes = u32::try_from(bytes / BYTES_PER_CALL).unwrap_or(u32::MAX);
+        match calls.max(bytes).saturating_sub(u32::from(first)) {
+            0 => {}
+            more => self.turns.work(more),
+        }
+    }
 }
 
 impl Drop for Seat {
@@ -290,6 +314,8 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+    use proptest::prelude::*;
 
     use super::*;
     use crate::clock::Now;
@@ -328,19 +354,57 @@ mod tests {
     }
 
     #[test]
-    fn a_round_has_eight_turns_and_then_one_leads_and_the_others_wait() {
+    fn a_round_has_so_much_work_and_then_one_leads_and_the_others_wait() {
         let (_, turns, woken, waker) = turns();
         begin(&turns, &waker);
-        for id in 1..8 {
+        let whole = u64::from(ROUND / TURN);
+        for id in 1..whole {
             assert_eq!(turns.take(id, &waker), Turn::Taken, "{id}");
         }
-        assert_eq!(turns.take(8, &waker), Turn::LeadAfterAll);
-        for id in 9..20 {
+        assert_eq!(turns.take(whole, &waker), Turn::LeadAfterAll);
+        for id in whole + 1..whole + 100 {
             assert_eq!(turns.take(id, &waker), Turn::Queued, "{id}");
             assert_eq!(turns.take(id, &waker), Turn::Queued, "{id}, once more");
         }
-        assert_eq!(turns.take(8, &waker), Turn::Taken);
-        assert_eq!(woken.0.load(Relaxed), 7, "as many as there are turns");
+        assert_eq!(turns.take(whole, &waker), Turn::Taken);
+        assert_eq!(woken.0.load(Relaxed), 8, "not all at once");
+        assert_eq!(turns.take(whole + 1, &waker), Turn::Taken);
+        assert_eq!(woken.0.load(Relaxed), 9, "one more for each that has had his");
+    }
+
+    #[test]
+    fn a_turn_of_more_work_leaves_less_of_the_round() {
+        for (calls, bytes, turns_of_a_round) in [
+            (1, 37, 64),
+            (0, 0, 64),
+            (16, 16 * 37, 8),
+            (1, 16 * 64, 8),
+            (16, 64 * 1024, 1),
+            (u32::MAX, usize::MAX, 1),
+        ] {
+            let (_, turns, _, waker) = turns();
+            let seats = [0; 65].map(|_| Seat::new(0, Arc::clone(&turns)));
+            begin(&turns, &waker);
+            seats[0].read(true, calls, bytes);
+            let others = (1..).zip(&seats[1..]).take_while(|(id, seat)| {
+                let taken = turns.take(*id, &waker) == Turn::Taken;
+                if taken {
+                    seat.read(true, calls, bytes);
+                }
+                taken
+            });
+            assert_eq!(1 + others.count(), turns_of_a_round, "{calls} calls in {bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn each_read_of_a_turn_counts() {
+        let (_, turns, _, waker) = turns();
+        begin(&turns, &waker);
+        let seat = Seat::new(0, Arc::clone(&turns));
+        seat.read(true, 8, 0);
+        seat.read(false, 119, 0);
+        assert_eq!(turns.take(1, &waker), Turn::LeadAfterAll, "2 + 7 + 119");
     }
 
     #[test]
@@ -381,20 +445,84 @@ mod tests {
         assert_eq!(woken.0.load(Relaxed), 3);
     }
 
-    #[test]
-    fn whoever_takes_the_last_turn_wakes_the_next_leader() {
-        let (_, turns, woken, waker) = turns();
-        assert_eq!(turns.take(0, &waker), Turn::LeadAfterAll);
-        for id in 1..=10 {
-            assert_eq!(turns.take(id, &waker), Turn::Queued);
+    /// What a connection does when it is polled.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Deed {
+        /// It reads so much.
+        Reads(u32),
+        /// It has its turn, and there is nothing to read.
+        FindsNothing,
+        /// It does not want to read any more.
+        Passes,
+        /// It goes.
+        Leaves,
+    }
+
+    fn deed() -> impl Strategy<Value = Deed> {
+        prop_oneof![
+            (0..40_u32).prop_map(Deed::Reads),
+            Just(Deed::FindsNothing),
+            Just(Deed::Passes),
+            Just(Deed::Leaves)
+        ]
+    }
+
+    /// Tasks to be polled, in their order.
+    type Runnable = Arc<Mutex<VecDeque<u64>>>;
+
+    struct Task(u64, Runnable);
+
+    impl std::task::Wake for Task {
+        fn wake(self: Arc<Self>) {
+            self.1.lock().expect("whole").push_back(self.0);
         }
-        assert_eq!(turns.take(0, &waker), Turn::Taken);
-        assert_eq!(woken.0.load(Relaxed), 7);
-        for id in 1..=7 {
-            assert_eq!(turns.take(id, &waker), Turn::Taken);
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_waits_is_woken_whatever_the_others_do(deeds in prop::collection::vec(deed(), 1..300)) {
+            let (_, turns, _, _) = turns();
+            let seats: Vec<_> = (0..).zip(&deeds).map(|(id, _)| Seat::new(id, Arc::clone(&turns))).collect();
+            let runnable = Runnable::default();
+            runnable.lock().expect("whole").extend(0..deeds.len() as u64);
+            let mut seats: Vec<_> = seats.into_iter().map(Some).collect();
+            let mut waiting = vec![true; deeds.len()];
+            let mut asked = vec![0; deeds.len()];
+            loop {
+                let Some(id) = runnable.lock().expect("whole").pop_front() else { break };
+                let at = usize::try_from(id).expect("an index");
+                let Some(seat) = seats[at].as_ref().filter(|_| waiting[at]) else { continue };
+                asked[at] += 1;
+                // Who passes or goes does so when it has waited for a turn, if it had to.
+                match deeds[at] {
+                    Deed::Passes if asked[at] > 1 => {
+                        turns.pass(id);
+                        waiting[at] = false;
+                        continue;
+                    }
+                    Deed::Leaves if asked[at] > 1 => {
+                        seats[at] = None;
+                        continue;
+                    }
+                    _ => {}
+                }
+                let waker = Waker::from(Arc::new(Task(id, Arc::clone(&runnable))));
+                match turns.take(id, &waker) {
+                    Turn::Taken => {
+                        waiting[at] = false;
+                        match deeds[at] {
+                            Deed::Reads(calls) => seat.read(true, calls, 0),
+                            _ => seat.give_back(),
+                        }
+                    }
+                    Turn::Queued => {}
+                    Turn::LeadAfterAll => waker.wake_by_ref(),
+                    other => prop_assert!(false, "{:?}", other),
+                }
+            }
+            let left: Vec<_> = (0..deeds.len()).filter(|at| waiting[*at] && seats[*at].is_some()).collect();
+            prop_assert!(left.is_empty(), "nobody wakes {:?}", left);
         }
-        assert_eq!(woken.0.load(Relaxed), 8);
-        assert_eq!(turns.take(8, &waker), Turn::LeadAfterAll);
     }
 
     #[test]
@@ -427,10 +555,8 @@ mod tests {
             clock.0.store(second * 1_000, Relaxed);
             turns.charge(Waste::Calls(2_000));
             turns.charge(Waste::Connection);
-            begin(&turns, &waker);
-            for id in 1..8 {
-                assert_eq!(turns.take(id, &waker), Turn::Taken, "in second {second}");
-            }
+            let round: Vec<_> = (0..=u64::from(ROUND / TURN)).map(|_| turns.take(0, &waker)).collect();
+            assert!(round.iter().all(|turn| matches!(turn, Turn::Taken | Turn::LeadAfterAll)), "{round:?}");
         }
     }
 }

@@ -167,6 +167,7 @@ impl<T: Readable> AsyncRead for Wire<T> {
             }
             (heads, bytes) => Turn::Open { heads, bytes },
         };
+        this.seat.read(is_fresh, seen.heads, come);
         if seen.heads > 0 {
             this.traffic.heads.fetch_add(seen.heads, Ordering::Relaxed);
         }

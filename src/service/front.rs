@@ -1,7 +1,8 @@
 //! What stands before the router: the two calls that are common, answered from the frame that a rotation made once.
 //!
 //! - GetToken, for a token that is there, from a connection that was admitted to it by the config in force: no lock that
-//!   anybody else holds, no wait, nothing encoded. `Agent::at_once` is the whole of its rule.
+//!   anybody else holds, no wait, nothing encoded, no request made up for a service. `Agent::at_once` is the whole of its
+//!   rule.
 //! - WatchToken: decided and ended as ever ([`super::token`]), each message the shared frame.
 //! - Anything out of the ordinary (headers, a body in pieces, a field that is new, a first call, a refusal) goes to the
 //!   router with what was read put back. Both ways give the same bytes: `tests/it/front.rs` asks both.
@@ -9,7 +10,6 @@
 use std::{
     convert::Infallible,
     future::Future,
-    ops::ControlFlow,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -22,9 +22,12 @@ use tonic::{Status, body::Body, service::Routes};
 use tower_service::Service;
 
 use super::{Agent, Caller, Replies, token::Tokens};
-use crate::{reply, server::Connection, token::Token};
+use crate::{
+    metrics, reply,
+    server::{AtOnce, Connection},
+    token::Token,
+};
 
-const GET_TOKEN: &str = "/bloom.agent.v1.TokenService/GetToken";
 const WATCH_TOKEN: &str = "/bloom.agent.v1.TokenService/WatchToken";
 
 /// Made once: a header that is named by a text is parsed each time that it is looked for.
@@ -44,11 +47,17 @@ impl Front {
     }
 }
 
-/// Which of the two calls it is.
-#[derive(Clone, Copy)]
-enum Common {
-    Get,
-    Watch,
+/// GetToken, for who was admitted before.
+pub(super) struct GetToken(pub(super) Arc<Agent>);
+
+impl AtOnce for GetToken {
+    fn method(&self) -> metrics::Method {
+        metrics::Method::GetToken
+    }
+
+    fn answer(&self, connection: &Connection, request: &[u8]) -> Option<Bytes> {
+        self.0.at_once(connection, name(request)?)
+    }
 }
 
 impl Service<Request<Body>> for Front {
@@ -61,22 +70,20 @@ impl Service<Request<Body>> for Front {
     }
 
     fn call(&mut self, request: Request<Body>) -> Answering {
-        match common(&request) {
-            Some(call) => Answering::Read(Some(Asked { call, request, front: self.clone() })),
-            None => Answering::Routed(self.routes.call(request)),
+        if is_watch(&request) {
+            Answering::Read(Some(Asked { request, front: self.clone() }))
+        } else {
+            Answering::Routed(self.routes.call(request))
         }
     }
 }
 
-/// A request of one of the two calls, with nothing about it that the router would have to look at. Of its fields the server
-/// has left two (`server/call.rs`); the other, its timeout, is a watch's.
-fn common<T>(request: &Request<T>) -> Option<Common> {
-    let call = match request.uri().path() {
-        GET_TOKEN => Common::Get,
-        WATCH_TOKEN => Common::Watch,
-        _ => return None,
-    };
-    (request.method() == Method::POST && !request.headers().contains_key(GRPC_ENCODING)).then_some(call)
+/// Whether it is a watch, with nothing about it that the router would have to look at. Of its fields the server has left two
+/// (`server/call.rs`); the other, its timeout, is looked at here.
+fn is_watch<T>(request: &Request<T>) -> bool {
+    request.uri().path() == WATCH_TOKEN
+        && request.method() == Method::POST
+        && !request.headers().contains_key(GRPC_ENCODING)
 }
 
 /// A call whose answer has not begun.
@@ -89,9 +96,8 @@ pub enum Answering {
     Watched(Pin<Box<dyn Future<Output = Response<Body>> + Send>>),
 }
 
-/// A common call, as it came.
+/// A watch, as it came.
 pub struct Asked {
-    call: Common,
     request: Request<Body>,
     front: Front,
 }
@@ -104,10 +110,7 @@ impl Future for Answering {
         if let Self::Read(asked) = this {
             // Polled again after its end: a fault of the caller's, which waits for ever.
             let Some(asked) = asked.take() else { return Poll::Pending };
-            *this = match asked.answer(cx) {
-                ControlFlow::Break(response) => return Poll::Ready(Ok(response)),
-                ControlFlow::Continue(way) => way,
-            };
+            *this = asked.answer(cx);
         }
         match this {
             Self::Read(_) => Poll::Pending,
@@ -118,35 +121,21 @@ impl Future for Answering {
 }
 
 impl Asked {
-    /// The answer, or the way to it. The message mostly comes with the head; who sends it later is not waited for here.
-    fn answer(mut self, cx: &mut Context<'_>) -> ControlFlow<Response<Body>, Answering> {
+    /// The way to its answer. The message mostly comes with the head; who sends it later is not waited for here.
+    fn answer(mut self, cx: &mut Context<'_>) -> Answering {
         let Poll::Ready(read) = Pin::new(self.request.body_mut()).poll_frame(cx) else {
-            return ControlFlow::Continue(Answering::Routed(self.front.routes.call(self.request)));
+            return Answering::Routed(self.front.routes.call(self.request));
         };
         let whole = read.as_ref().and_then(|read| read.as_ref().ok()).and_then(Frame::data_ref);
         let name = whole.filter(|_| self.request.body().is_end_stream()).and_then(|whole| name(whole));
         let connection = self.request.extensions().get::<Arc<Connection>>();
         if let (Some(name), Some(connection)) = (name, connection) {
-            match self.call {
-                Common::Get => {
-                    if let Some(reply) = self.front.agent.at_once(connection, name) {
-                        return ControlFlow::Break(answer(Body::new(Once {
-                            reply: Some(reply),
-                            ended: false,
-                        })));
-                    }
-                }
-                Common::Watch => {
-                    let caller = Caller::new(Arc::clone(connection), self.request.headers());
-                    let (agent, name) = (Arc::clone(&self.front.agent), name.to_owned());
-                    return ControlFlow::Continue(Answering::Watched(Box::pin(watched(agent, caller, name))));
-                }
-            }
+            let caller = Caller::new(Arc::clone(connection), self.request.headers());
+            let (agent, name) = (Arc::clone(&self.front.agent), name.to_owned());
+            return Answering::Watched(Box::pin(watched(agent, caller, name)));
         }
-        let Self { request, mut front, .. } = self;
-        ControlFlow::Continue(Answering::Routed(
-            front.routes.call(request.map(|rest| Body::new(PutBack { read, rest }))),
-        ))
+        let Self { request, mut front } = self;
+        Answering::Routed(front.routes.call(request.map(|rest| Body::new(PutBack { read, rest }))))
     }
 }
 
@@ -176,35 +165,6 @@ async fn watched(agent: Arc<Agent>, caller: Caller, name: String) -> Response<Bo
     match Tokens(agent).watch(caller, &name).await {
         Ok(tokens) => answer(Body::new(Rotations { tokens: Some(tokens) })),
         Err(refusal) => Status::from(refusal).into_http(),
-    }
-}
-
-/// One message, then the status OK.
-struct Once {
-    reply: Option<Bytes>,
-    ended: bool,
-}
-
-impl HttpBody for Once {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if let Some(reply) = self.reply.take() {
-            return Poll::Ready(Some(Ok(Frame::data(reply))));
-        }
-        Poll::Ready((!std::mem::replace(&mut self.ended, true)).then(|| {
-            let mut trailers = HeaderMap::with_capacity(1);
-            trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
-            Ok(Frame::trailers(trailers))
-        }))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.ended
     }
 }
 

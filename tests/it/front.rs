@@ -162,7 +162,7 @@ impl Both {
     async fn new() -> Self {
         let mut handmade = Handmade::serve(1234);
         let routes = service::routes(&handmade.agent).unwrap();
-        let router = handmade.also_serve("router.sock", routes);
+        let router = handmade.also_serve("router.sock", routes, None);
         Self { front: Side::of(&handmade.socket()).await, router: Side::of(&router).await, handmade }
     }
 

@@ -204,6 +204,7 @@ impl Socket {
         let metrics = Metrics::new("0", DroppedLines::default(), Panics::default());
         let server = Server {
             service: Routes::new(TokenServiceServer::new(stub)).prepare(),
+            at_once: None,
             book: Arc::clone(&book),
             clock: Arc::new(Still),
             observe: setting.observe,

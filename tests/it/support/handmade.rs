@@ -13,7 +13,7 @@ use bloom_agent::{
     obtain::{Attempt, Obtain},
     refresh, reply,
     rotator::{self, Handle, Rotator, Task},
-    server::{self, Address, Book, Bound, Patience, Phase, Place, Server},
+    server::{self, Address, AtOnce, Book, Bound, Patience, Phase, Place, Server},
     service::{
         self, Agent, Control, ReloadFault, Reloaded,
         snapshot::{Profile, Snapshot},
@@ -175,12 +175,18 @@ impl Handmade {
             places: Vec::new(),
         };
         let services = service::services(&handmade.agent).unwrap();
-        handmade.also_serve("agent.sock", services);
+        let at_once = service::at_once(&handmade.agent);
+        handmade.also_serve("agent.sock", services, Some(at_once));
         handmade
     }
 
-    /// Serves `service` on a socket of that name, to the same callers.
-    pub(crate) fn also_serve<S>(&mut self, name: &str, service: S) -> PathBuf
+    /// Serves `service` on a socket of that name, to the same callers, and what is asked before it.
+    pub(crate) fn also_serve<S>(
+        &mut self,
+        name: &str,
+        service: S,
+        at_once: Option<Arc<dyn AtOnce>>,
+    ) -> PathBuf
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
             + Clone
@@ -194,6 +200,7 @@ impl Handmade {
         let uid = self.uid;
         let server = Server {
             service,
+            at_once,
             book: Arc::clone(&self.agent.book),
             clock: Arc::new(self.time.clone()),
             observe: Arc::new(move |_| {
