@@ -32,7 +32,7 @@ use std::{
     },
     pin::{Pin, pin},
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -55,7 +55,7 @@ use self::{
     call::Calls,
     limits::ConnectionPermit,
     turns::Waste,
-    wire::{Socket, Traffic, Wire},
+    wire::{Outbox, Socket, Traffic, Wire},
 };
 pub use self::{
     bind::{Address, BindFault, Bound, Occupant, Place, bind},
@@ -249,8 +249,9 @@ where
         phase: watch::Receiver<Phase>,
     ) -> impl Future<Output = ()> + Send + 'static {
         let traffic = Arc::new(Traffic::default());
+        let outbox = Outbox::new(Socket::new(stream));
         let wire =
-            Wire::new(Socket::new(stream), Arc::clone(&self.clock), Arc::clone(&traffic), connection.seat());
+            Wire::new(outbox.clone(), Arc::clone(&self.clock), Arc::clone(&traffic), connection.seat());
         let calls = Calls {
             service: self.service.clone(),
             at_once: self.at_once.clone(),
@@ -272,7 +273,7 @@ where
             let mut strays = Strays::default();
             let cut = loop {
                 let polled = poll_fn(|cx| {
-                    let polled = turn(&connection, &traffic, || http.as_mut().poll(cx));
+                    let polled = turn(&connection, &traffic, &outbox, cx, |cx| http.as_mut().poll(cx));
                     strays.charge(&connection, &traffic);
                     if polled.is_pending() && connection.account().is_overdrawn() {
                         return Poll::Ready(None);
@@ -301,7 +302,7 @@ where
                     () = &mut drained => {
                         http.as_mut().graceful_shutdown();
                         loop {
-                            let polled = poll_fn(|cx| turn(&connection, &traffic, || http.as_mut().poll(cx)));
+                            let polled = poll_fn(|cx| turn(&connection, &traffic, &outbox, cx, |cx| http.as_mut().poll(cx)));
                             tokio::select! {
                                 biased;
                                 _ = polled => return,
@@ -351,9 +352,20 @@ async fn at(moment: &mut Option<Pin<Box<Sleep>>>) {
 }
 
 /// One poll of a connection: a turn, if it wants one.
-fn turn<T>(connection: &Connection, traffic: &Traffic, poll: impl FnOnce() -> T) -> T {
+fn turn<T>(
+    connection: &Connection,
+    traffic: &Traffic,
+    outbox: &Outbox<Socket>,
+    cx: &mut Context<'_>,
+    poll: impl FnOnce(&mut Context<'_>) -> T,
+) -> T {
     traffic.begin_turn();
-    let polled = connection.account().weigh(poll);
+    outbox.open();
+    let polled = connection.account().weigh(|| {
+        let polled = poll(cx);
+        outbox.close(cx);
+        polled
+    });
     if traffic.is_fresh() {
         // A connection whose client takes nothing off it reads nothing.
         connection.pass_turn();

@@ -52,6 +52,13 @@ pub fn trim() {
     }
 }
 
+/// Wipes a buffer that stays allocated, as a block is wiped when it is freed.
+#[allow(unsafe_code, reason = "a foreign call on raw memory")]
+pub fn erase(bytes: &mut [u8]) {
+    // SAFETY: the reference is to so many bytes that may be written.
+    unsafe { wipe(bytes.as_mut_ptr(), bytes.len()) };
+}
+
 /// The size of a block is at most isize::MAX.
 fn hold(bytes: usize) {
     let held = HELD.get().wrapping_add(bytes as i64);

@@ -1,11 +1,12 @@
 //! The bytes of one connection on their way to hyper and back: `:authority` is made acceptable ([`fields`]), and floods
-//! are cut ([`meter`]). Nothing is buffered, copied or held back; only what was just read is changed, in place.
+//! are cut ([`meter`]). What was just read is changed in place; what is written goes when the turn is over ([`outbox`]).
 
 mod fields;
 mod frames;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod meter;
+mod outbox;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -22,11 +23,11 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-pub(super) use self::socket::Socket;
 use self::{
     frames::Frames,
     meter::{Labour, Meter},
 };
+pub(super) use self::{outbox::Outbox, socket::Socket};
 use super::turns::{Length, Seat};
 use crate::clock::Clock;
 
@@ -95,7 +96,7 @@ pub(super) trait Readable: AsyncRead + Unpin {
 
 /// The server's end of a connection.
 pub(super) struct Wire<T> {
-    inner: T,
+    outbox: Outbox<T>,
     frames: Frames,
     meter: Meter,
     labour: Labour,
@@ -115,28 +116,31 @@ enum Turn {
 }
 
 impl<T> Wire<T> {
-    pub(super) fn new(inner: T, clock: Arc<dyn Clock>, traffic: Arc<Traffic>, seat: Seat) -> Self {
+    pub(super) fn new(outbox: Outbox<T>, clock: Arc<dyn Clock>, traffic: Arc<Traffic>, seat: Seat) -> Self {
         let meter = Meter::new(clock.now().boot);
         traffic.begin_turn();
         let labour = Labour::new();
-        Self { inner, frames: Frames::new(), meter, labour, clock, traffic, seat, turn: Turn::Over }
+        Self { outbox, frames: Frames::new(), meter, labour, clock, traffic, seat, turn: Turn::Over }
     }
 }
 
-impl<T: Readable> AsyncRead for Wire<T> {
+impl<T: Readable + AsyncWrite> AsyncRead for Wire<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let mut outgoing = this.outbox.lock();
+        outgoing.fault()?;
+        let stream = &mut outgoing.stream;
         let is_fresh = this.traffic.fresh.swap(false, Ordering::Relaxed);
         if is_fresh {
             this.turn = Turn::Over;
             // A turn is for reading: who has only to write waits for none.
-            ready!(this.inner.poll_readable(cx))?;
+            ready!(stream.poll_readable(cx))?;
             let bytes = match this.seat.poll_turn(cx) {
                 Poll::Ready(Length::Whole) => TURN_BYTES,
                 Poll::Ready(Length::Short) => SHORT_TURN_BYTES,
                 Poll::Pending => {
                     if this.seat.waits_long() {
-                        this.inner.ignore();
+                        stream.ignore();
                     }
                     return Poll::Pending;
                 }
@@ -150,7 +154,7 @@ impl<T: Readable> AsyncRead for Wire<T> {
         let before = buf.filled().len();
         let most = buf.remaining().min(SIP).min(bytes);
         let mut sip = ReadBuf::new(buf.initialize_unfilled_to(most));
-        let Poll::Ready(read) = Pin::new(&mut this.inner).poll_read(cx, &mut sip) else {
+        let Poll::Ready(read) = Pin::new(stream).poll_read(cx, &mut sip) else {
             if is_fresh {
                 this.seat.give_back();
             }
@@ -190,18 +194,16 @@ impl<T: Readable> AsyncRead for Wire<T> {
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.inner).poll_write(cx, buf))?;
-        this.meter.wrote(written);
-        Poll::Ready(Ok(written))
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // HTTP/2 flushes before each message's status. At the end of the turn everything goes.
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+        self.outbox.lock().poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -210,13 +212,13 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.inner).poll_write_vectored(cx, bufs))?;
+        let written = ready!(this.outbox.lock().poll_write(cx, bufs))?;
         this.meter.wrote(written);
         Poll::Ready(Ok(written))
     }
 
-    /// Without it h2 writes each small frame by itself.
+    /// Without it h2 copies messages into a buffer of its own, which nobody wipes while the connection lives.
     fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
+        true
     }
 }

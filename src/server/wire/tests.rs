@@ -490,7 +490,7 @@ fn seat() -> Seat {
 /// Reads as a connection's task does: each poll of it may have a turn.
 async fn read_exact<T>(wire: &mut Wire<T>, traffic: &Traffic, bytes: &mut [u8]) -> io::Result<usize>
 where
-    T: Readable,
+    T: Readable + AsyncWrite,
 {
     let mut read = std::pin::pin!(wire.read_exact(bytes));
     std::future::poll_fn(|cx| {
@@ -504,7 +504,7 @@ where
 async fn the_wire_says_when_the_client_has_greeted_and_when_it_floods() {
     let (mut client, server) = tokio::io::duplex(1 << 20);
     let traffic = Arc::new(Traffic::default());
-    let mut wire = Wire::new(server, Arc::new(Still), Arc::clone(&traffic), seat());
+    let mut wire = Wire::new(Outbox::new(server), Arc::new(Still), Arc::clone(&traffic), seat());
     let mut buffer = [0; 64];
 
     client.write_all(PREFACE).await.expect("writes");
@@ -529,7 +529,7 @@ async fn the_wire_says_when_the_client_has_greeted_and_when_it_floods() {
 async fn what_the_server_writes_pays_for_frames_and_reads_keep_what_was_there() {
     let (mut client, server) = tokio::io::duplex(1 << 20);
     let traffic = Arc::new(Traffic::default());
-    let mut wire = Wire::new(server, Arc::new(Still), Arc::clone(&traffic), seat());
+    let mut wire = Wire::new(Outbox::new(server), Arc::new(Still), Arc::clone(&traffic), seat());
     wire.write_all(&[0; 256 * 500]).await.expect("writes");
     client.write_all(PREFACE).await.expect("writes");
     client.write_all(&b"\0\0\x08\x06\0\0\0\0\0________".repeat(2_500)).await.expect("writes");
@@ -542,7 +542,7 @@ async fn what_the_server_writes_pays_for_frames_and_reads_keep_what_was_there() 
 async fn a_turn_ends_after_so_many_bytes_or_calls_and_the_next_one_goes_on() {
     let (mut client, server) = tokio::io::duplex(1 << 20);
     let traffic = Arc::new(Traffic::default());
-    let mut wire = Wire::new(server, Arc::new(Still), Arc::clone(&traffic), seat());
+    let mut wire = Wire::new(Outbox::new(server), Arc::new(Still), Arc::clone(&traffic), seat());
     let calls = b"\0\0\x01\x01\x05\0\0\0\x01\x82".repeat(1_000);
     client.write_all(PREFACE).await.expect("writes");
     client.write_all(&calls).await.expect("writes");
