@@ -29,6 +29,7 @@
 
 mod admin;
 mod error;
+mod gathered;
 mod socket;
 mod token;
 mod watch;

@@ -55,6 +55,8 @@ fn groups(socket: BorrowedFd<'_>) -> io::Result<Vec<libc::gid_t>> {
         let count = length as usize / size_of::<libc::gid_t>();
         if answer == 0 {
             groups.truncate(count);
+            // A connection keeps them as long as it lives.
+            groups.shrink_to_fit();
             return Ok(groups);
         }
         let error = io::Error::last_os_error();

@@ -262,13 +262,13 @@ where
         let streams = Streams { tasks: streams.clone(), connection: Arc::clone(&connection) };
         let protocol = protocol(self.book.limits(), streams);
         let (clock, patience) = (Arc::clone(&self.clock), self.patience);
+        // In boxes of their own: a future has room for what it captures beside the room for what it makes of that, and for all
+        // that it ever waits for.
+        let mut http = Box::pin(protocol.serve_connection(TokioIo::new(wire), calls));
+        let mut greeting = Some(Box::pin(sleep(patience.greeting)));
         async move {
             // Given back when the connection is closed, whoever still holds what belongs to it.
             let _permit = permit;
-            // Made in here: a future holds what it captures beside what it makes, and this is the largest part of one.
-            let mut http = pin!(protocol.serve_connection(TokioIo::new(wire), calls));
-            let mut greeting = pin!(sleep(patience.greeting));
-            let mut is_awaited = true;
             let mut drained = pin!(draining(phase));
             let mut strays = Strays::default();
             let cut = loop {
@@ -293,11 +293,11 @@ where
                         }
                         break traffic.flooded().then_some("it floods the agent with empty frames");
                     }
-                    () = &mut greeting, if is_awaited => {
+                    () = at(&mut greeting) => {
                         if !traffic.greeted() {
                             break Some("it does not speak HTTP/2");
                         }
-                        is_awaited = false;
+                        greeting = None;
                     }
                     () = &mut drained => {
                         http.as_mut().graceful_shutdown();
@@ -306,7 +306,7 @@ where
                             tokio::select! {
                                 biased;
                                 _ = polled => return,
-                                () = sleep(patience.idle) => if connection.calls() == 0 { return },
+                                () = Box::pin(sleep(patience.idle)) => if connection.calls() == 0 { return },
                             }
                         }
                     }

@@ -42,8 +42,8 @@ pub struct Connection {
 enum Placed {
     /// To no unit.
     Nowhere,
-    /// There; and the peer with that unit, for those to whom the slice is one where units count.
-    There(Placement, Box<Peer>),
+    /// There; and the peer with that unit, for those to whom the slice is one where units count. In a box: few are.
+    There(Box<(Placement, Peer)>),
 }
 
 impl Connection {
@@ -74,7 +74,7 @@ impl Connection {
     /// The same, with its unit if that is known and lies in one of `slices`.
     pub fn peer_in(&self, slices: &[SliceName]) -> &Peer {
         match self.placed.get() {
-            Some(Placed::There(placement, peer)) if placement.unit_within(slices).is_some() => peer,
+            Some(Placed::There(there)) if there.0.unit_within(slices).is_some() => &there.1,
             _ => &self.peer,
         }
     }
@@ -97,7 +97,7 @@ impl Connection {
             Ok(match ask(origin).await? {
                 Some(placement) => {
                     let peer = Peer { unit: Some(placement.unit.clone()), ..self.peer.clone() };
-                    Placed::There(placement, Box::new(peer))
+                    Placed::There(Box::new((placement, peer)))
                 }
                 None => Placed::Nowhere,
             })

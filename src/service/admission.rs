@@ -1,7 +1,6 @@
 //! May this caller do this? One decision per connection and version of the config.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -172,14 +171,15 @@ impl Agent {
 #[derive(Default)]
 struct Memory(Mutex<Remembered>);
 
+/// In the order of the names. Mostly there is one, and a table would be larger than all that it holds.
 #[derive(Default)]
 struct Remembered {
     /// Which grants have been audited.
-    told: HashMap<ProfileName, Arc<Told>>,
+    told: Vec<(ProfileName, Arc<Told>)>,
     /// The version of the config that `admitted` is true for.
     version: u64,
     /// Who asked for this name was admitted to GetToken. No more names than the caller may use, and the empty one.
-    admitted: HashMap<Box<str>, Arc<Standing>>,
+    admitted: Vec<(Box<str>, Arc<Standing>)>,
 }
 
 /// The caller may have this profile's token.
@@ -205,11 +205,21 @@ impl Memory {
 }
 
 impl Remembered {
+    /// Where the standing of who asked for that name is, or belongs.
+    fn standing(&self, asked: &str) -> Result<usize, usize> {
+        self.admitted.binary_search_by(|(name, _)| (**name).cmp(asked))
+    }
+
     fn told(&mut self, name: &ProfileName) -> Arc<Told> {
-        match self.told.get(name) {
-            Some(told) => Arc::clone(told),
-            None => Arc::clone(self.told.entry(name.clone()).or_default()),
-        }
+        let told = match self.told.binary_search_by(|(other, _)| other.cmp(name)) {
+            Ok(at) => &self.told[at].1,
+            Err(at) => {
+                self.told.reserve_exact(1);
+                self.told.insert(at, (name.clone(), Arc::default()));
+                &self.told[at].1
+            }
+        };
+        Arc::clone(told)
     }
 }
 
@@ -241,8 +251,14 @@ impl Agent {
         }
         let name = admitted.profile.name.clone();
         let told = memory.told(&name);
-        let standing = Standing { name, rule: admitted.rule.clone(), told };
-        memory.admitted.insert(asked.into(), Arc::new(standing));
+        let standing = Arc::new(Standing { name, rule: admitted.rule.clone(), told });
+        match memory.standing(asked) {
+            Ok(at) => memory.admitted[at].1 = standing,
+            Err(at) => {
+                memory.admitted.reserve_exact(1);
+                memory.admitted.insert(at, (asked.into(), standing));
+            }
+        }
     }
 
     /// The answer to a caller that was admitted by the version in force, if there is a token. Whoever is not, and whatever
@@ -253,8 +269,10 @@ impl Agent {
         let config = self.config.borrow();
         let standing = {
             let memory = memory.lock();
-            let admitted = (memory.version == config.version).then_some(&memory.admitted)?;
-            Arc::clone(admitted.get(asked)?)
+            if memory.version != config.version {
+                return None;
+            }
+            Arc::clone(&memory.admitted[memory.standing(asked).ok()?].1)
         };
         let profile = config.profiles.get(standing.name.as_str())?;
         let token = profile.reader.current(profile.identity, self.clock.now().boot)?;
