@@ -248,10 +248,8 @@ where
         streams: &TaskTracker,
         phase: watch::Receiver<Phase>,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let traffic = Arc::new(Traffic::default());
         let outbox = Outbox::new(Socket::new(stream));
-        let wire =
-            Wire::new(outbox.clone(), Arc::clone(&self.clock), Arc::clone(&traffic), connection.seat());
+        let wire = Wire::new(outbox.clone(), Arc::clone(&self.clock), connection.seat());
         let calls = Calls {
             service: self.service.clone(),
             at_once: self.at_once.clone(),
@@ -273,8 +271,8 @@ where
             let mut strays = Strays::default();
             let cut = loop {
                 let polled = poll_fn(|cx| {
-                    let polled = turn(&connection, &traffic, &outbox, cx, |cx| http.as_mut().poll(cx));
-                    strays.charge(&connection, &traffic);
+                    let polled = turn(&connection, &outbox, cx, |cx| http.as_mut().poll(cx));
+                    strays.charge(&connection, outbox.traffic());
                     if polled.is_pending() && connection.account().is_overdrawn() {
                         return Poll::Ready(None);
                     }
@@ -291,10 +289,10 @@ where
                             tracing::debug!(connection = connection.id(), %error, "a connection has failed");
                             connection.charge(Waste::Connection);
                         }
-                        break traffic.flooded().then_some("it floods the agent with empty frames");
+                        break outbox.traffic().flooded().then_some("it floods the agent with empty frames");
                     }
                     () = at(&mut greeting) => {
-                        if !traffic.greeted() {
+                        if !outbox.traffic().greeted() {
                             break Some("it does not speak HTTP/2");
                         }
                         greeting = None;
@@ -302,7 +300,7 @@ where
                     () = &mut drained => {
                         http.as_mut().graceful_shutdown();
                         loop {
-                            let polled = poll_fn(|cx| turn(&connection, &traffic, &outbox, cx, |cx| http.as_mut().poll(cx)));
+                            let polled = poll_fn(|cx| turn(&connection, &outbox, cx, |cx| http.as_mut().poll(cx)));
                             tokio::select! {
                                 biased;
                                 _ = polled => return,
@@ -354,19 +352,18 @@ async fn at(moment: &mut Option<Pin<Box<Sleep>>>) {
 /// One poll of a connection: a turn, if it wants one.
 fn turn<T>(
     connection: &Connection,
-    traffic: &Traffic,
     outbox: &Outbox<Socket>,
     cx: &mut Context<'_>,
     poll: impl FnOnce(&mut Context<'_>) -> T,
 ) -> T {
-    traffic.begin_turn();
+    outbox.traffic().begin_turn();
     outbox.open();
     let polled = connection.account().weigh(|| {
         let polled = poll(cx);
         outbox.close(cx);
         polled
     });
-    if traffic.is_fresh() {
+    if outbox.traffic().is_fresh() {
         // A connection whose client takes nothing off it reads nothing.
         connection.pass_turn();
     }

@@ -101,7 +101,6 @@ pub(super) struct Wire<T> {
     meter: Meter,
     labour: Labour,
     clock: Arc<dyn Clock>,
-    traffic: Arc<Traffic>,
     seat: Seat,
     turn: Turn,
 }
@@ -116,21 +115,22 @@ enum Turn {
 }
 
 impl<T> Wire<T> {
-    pub(super) fn new(outbox: Outbox<T>, clock: Arc<dyn Clock>, traffic: Arc<Traffic>, seat: Seat) -> Self {
+    pub(super) fn new(outbox: Outbox<T>, clock: Arc<dyn Clock>, seat: Seat) -> Self {
         let meter = Meter::new(clock.now().boot);
-        traffic.begin_turn();
+        outbox.traffic().begin_turn();
         let labour = Labour::new();
-        Self { outbox, frames: Frames::new(), meter, labour, clock, traffic, seat, turn: Turn::Over }
+        Self { outbox, frames: Frames::new(), meter, labour, clock, seat, turn: Turn::Over }
     }
 }
 
 impl<T: Readable + AsyncWrite> AsyncRead for Wire<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let traffic = this.outbox.traffic();
         let mut outgoing = this.outbox.lock();
         outgoing.fault()?;
         let stream = &mut outgoing.stream;
-        let is_fresh = this.traffic.fresh.swap(false, Ordering::Relaxed);
+        let is_fresh = traffic.fresh.swap(false, Ordering::Relaxed);
         if is_fresh {
             this.turn = Turn::Over;
             // A turn is for reading: who has only to write waits for none.
@@ -173,20 +173,20 @@ impl<T: Readable + AsyncWrite> AsyncRead for Wire<T> {
         };
         this.seat.read(is_fresh, seen.heads, come);
         if seen.heads > 0 {
-            this.traffic.heads.fetch_add(seen.heads, Ordering::Relaxed);
+            traffic.heads.fetch_add(seen.heads, Ordering::Relaxed);
         }
         if seen.settings > 0 {
-            this.traffic.greeted.store(true, Ordering::Relaxed);
+            traffic.greeted.store(true, Ordering::Relaxed);
         }
         let clock = &this.clock;
         let metered = this.meter.read(seen.heads, seen.cheap, || clock.now().boot);
         let cheap = if this.meter.is_low() { seen.cheap } else { 0 };
         let wasted = this.labour.read(seen.heads, seen.fields, seen.block).saturating_add(cheap);
         if wasted > 0 {
-            this.traffic.wasted.fetch_add(wasted, Ordering::Relaxed);
+            traffic.wasted.fetch_add(wasted, Ordering::Relaxed);
         }
         Poll::Ready(metered.map_err(|meter::Flood| {
-            this.traffic.flooded.store(true, Ordering::Relaxed);
+            traffic.flooded.store(true, Ordering::Relaxed);
             io::Error::new(io::ErrorKind::ConnectionAborted, "a flood of frames")
         }))
     }

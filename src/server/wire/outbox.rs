@@ -16,6 +16,7 @@ use std::{
 
 use tokio::io::AsyncWrite;
 
+use super::Traffic;
 use crate::wiping;
 
 /// The calls of a whole turn are answered by one write, if their tokens are of the usual size.
@@ -25,8 +26,13 @@ thread_local! {
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// A connection's stream, and what is on its way there. Clones share both.
-pub(in crate::server) struct Outbox<T>(Arc<Mutex<Outgoing<T>>>);
+/// A connection's stream, what is on its way there, and what has come. Clones share all of it.
+pub(in crate::server) struct Outbox<T>(Arc<Shared<T>>);
+
+struct Shared<T> {
+    traffic: Traffic,
+    outgoing: Mutex<Outgoing<T>>,
+}
 
 impl<T> Clone for Outbox<T> {
     fn clone(&self) -> Self {
@@ -46,12 +52,17 @@ pub(super) struct Outgoing<T> {
 
 impl<T> Outbox<T> {
     pub(in crate::server) fn new(stream: T) -> Self {
-        Self(Arc::new(Mutex::new(Outgoing { stream, turn: None, left: Vec::new(), failed: None })))
+        let outgoing = Mutex::new(Outgoing { stream, turn: None, left: Vec::new(), failed: None });
+        Self(Arc::new(Shared { traffic: Traffic::default(), outgoing }))
+    }
+
+    pub(in crate::server) fn traffic(&self) -> &Traffic {
+        &self.0.traffic
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Outgoing<T>> {
         // Nothing in there panics.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A turn begins: from now on what is written is gathered.

@@ -503,24 +503,24 @@ where
 #[tokio::test]
 async fn the_wire_says_when_the_client_has_greeted_and_when_it_floods() {
     let (mut client, server) = tokio::io::duplex(1 << 20);
-    let traffic = Arc::new(Traffic::default());
-    let mut wire = Wire::new(Outbox::new(server), Arc::new(Still), Arc::clone(&traffic), seat());
+    let outbox = Outbox::new(server);
+    let (mut wire, traffic) = (Wire::new(outbox.clone(), Arc::new(Still), seat()), outbox.traffic());
     let mut buffer = [0; 64];
 
     client.write_all(PREFACE).await.expect("writes");
-    read_exact(&mut wire, &traffic, &mut buffer[..24]).await.expect("reads");
+    read_exact(&mut wire, traffic, &mut buffer[..24]).await.expect("reads");
     assert!(!traffic.greeted());
     client.write_all(b"\0\0\0\x04\0\0\0\0\0").await.expect("writes");
-    read_exact(&mut wire, &traffic, &mut buffer[..9]).await.expect("reads");
+    read_exact(&mut wire, traffic, &mut buffer[..9]).await.expect("reads");
     assert!(traffic.greeted());
 
     let ping = b"\0\0\x08\x06\0\0\0\0\0________";
     client.write_all(&ping.repeat(1_999)).await.expect("writes");
     let mut flood = vec![0; 17 * 1_999];
-    read_exact(&mut wire, &traffic, &mut flood).await.expect("the budget is 2,000 with the SETTINGS");
+    read_exact(&mut wire, traffic, &mut flood).await.expect("the budget is 2,000 with the SETTINGS");
     assert!(!traffic.flooded());
     client.write_all(ping).await.expect("writes");
-    let error = read_exact(&mut wire, &traffic, &mut buffer[..17]).await.expect_err("cut");
+    let error = read_exact(&mut wire, traffic, &mut buffer[..17]).await.expect_err("cut");
     assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
     assert!(traffic.flooded());
 }
@@ -528,21 +528,21 @@ async fn the_wire_says_when_the_client_has_greeted_and_when_it_floods() {
 #[tokio::test]
 async fn what_the_server_writes_pays_for_frames_and_reads_keep_what_was_there() {
     let (mut client, server) = tokio::io::duplex(1 << 20);
-    let traffic = Arc::new(Traffic::default());
-    let mut wire = Wire::new(Outbox::new(server), Arc::new(Still), Arc::clone(&traffic), seat());
+    let outbox = Outbox::new(server);
+    let (mut wire, traffic) = (Wire::new(outbox.clone(), Arc::new(Still), seat()), outbox.traffic());
     wire.write_all(&[0; 256 * 500]).await.expect("writes");
     client.write_all(PREFACE).await.expect("writes");
     client.write_all(&b"\0\0\x08\x06\0\0\0\0\0________".repeat(2_500)).await.expect("writes");
     let mut bytes = vec![0; 24 + 17 * 2_500];
-    read_exact(&mut wire, &traffic, &mut bytes).await.expect("500 more than the budget");
+    read_exact(&mut wire, traffic, &mut bytes).await.expect("500 more than the budget");
     assert!(!traffic.flooded());
 }
 
 #[tokio::test]
 async fn a_turn_ends_after_so_many_bytes_or_calls_and_the_next_one_goes_on() {
     let (mut client, server) = tokio::io::duplex(1 << 20);
-    let traffic = Arc::new(Traffic::default());
-    let mut wire = Wire::new(Outbox::new(server), Arc::new(Still), Arc::clone(&traffic), seat());
+    let outbox = Outbox::new(server);
+    let (mut wire, traffic) = (Wire::new(outbox.clone(), Arc::new(Still), seat()), outbox.traffic());
     let calls = b"\0\0\x01\x01\x05\0\0\0\x01\x82".repeat(1_000);
     client.write_all(PREFACE).await.expect("writes");
     client.write_all(&calls).await.expect("writes");
