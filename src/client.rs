@@ -29,7 +29,6 @@
 
 mod admin;
 mod error;
-mod gathered;
 mod socket;
 mod token;
 mod watch;

@@ -11,7 +11,7 @@
 //! L3 life   daemon (composes, reloads, shuts down) · server (accept loop, limits, drain) · service (gRPC handlers)
 //!           credential (tokens as systemd credentials)
 //!           rotator (the task of one token) · obtain (source → oauth2 → http) · store (Publisher / Reader)
-//! L2 edges  http · source · files · names · peer · units · timer · locked · sealed · hardening · wall · wiping · log ·
+//! L2 edges  http · source · files · names · peer · units · timer · locked · sealed · hardening · wall · wiping · resident · log ·
 //!           audit · metrics ·
 //!           systemd (what the manager hands over and is told) · dev_issuer
 //! L1 rules  oauth2 · refresh · access · limits · config · stored · reply
@@ -71,6 +71,7 @@ pub mod pb;
 pub mod peer;
 pub mod refresh;
 pub mod reply;
+pub mod resident;
 pub mod rotator;
 pub mod sealed;
 pub mod secret;

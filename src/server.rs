@@ -262,11 +262,12 @@ where
         let (clock, patience) = (Arc::clone(&self.clock), self.patience);
         // In boxes of their own: a future has room for what it captures beside the room for what it makes of that, and for all
         // that it ever waits for.
-        let mut http = Box::pin(protocol.serve_connection(TokioIo::new(wire), calls));
+        let http = Box::pin(protocol.serve_connection(TokioIo::new(wire), calls));
         let mut greeting = Some(Box::pin(sleep(patience.greeting)));
         async move {
             // Given back when the connection is closed, whoever still holds what belongs to it.
             let _permit = permit;
+            let mut http = http;
             let mut drained = pin!(draining(phase));
             let mut strays = Strays::default();
             let cut = loop {

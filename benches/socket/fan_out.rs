@@ -48,6 +48,7 @@ pub(crate) fn measure(report: &mut Report) {
         "first to last, ms",
         "x tonic",
         "order to last, ms",
+        "x tonic",
         "GetToken meanwhile, worst ms",
         "server CPU per watcher, us",
         "kB per watcher, fresh / after",
@@ -75,7 +76,7 @@ fn compare(report: &mut Report, connections: usize, streams: usize) -> Vec<Vec<S
             operator.flush().unwrap();
         });
     }
-    let floor = median(&subjects[0].spread);
+    let floor = (median(&subjects[0].spread), median(&subjects[0].last));
     subjects.iter().map(|subject| subject.row(report, floor)).collect()
 }
 
@@ -118,7 +119,7 @@ impl Subject {
         self.meanwhile.push(passer_by.longest().as_secs_f64() * 1000.0);
     }
 
-    fn row(&self, report: &mut Report, floor: f64) -> Vec<String> {
+    fn row(&self, report: &mut Report, floor: (f64, f64)) -> Vec<String> {
         let layout = format!("{} connections x {}", self.crowd.connections.len(), self.crowd.streams);
         let case = format!("{}, {layout}", self.name);
         let mut figure = |what, unit, rounds: &[f64]| report.figure("fan-out", &case, what, unit, rounds);
@@ -134,8 +135,9 @@ impl Subject {
             layout,
             self.name.to_owned(),
             format!("{spread:.0}"),
-            format!("{:.2}", spread / floor),
+            format!("{:.2}", spread / floor.0),
             format!("{last:.0}"),
+            format!("{:.2}", last / floor.1),
             format!("{meanwhile:.1}"),
             format!("{cpu:.1}"),
             format!("{fresh:.1} / {after:.1}"),

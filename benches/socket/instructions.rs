@@ -5,6 +5,8 @@ use std::{
     fs,
     path::Path,
     process::{Command, Stdio},
+    thread::sleep,
+    time::Duration,
 };
 
 use crate::{
@@ -17,6 +19,8 @@ use crate::{
 /// Before anything is counted: the first calls on a connection cost more.
 const WARM: usize = 500;
 const COUNTED: usize = 5_000;
+/// Between two calls while callgrind is told something.
+const BETWEEN: Duration = Duration::from_millis(20);
 
 /// What it was when last looked at, and a little: a call that has become dearer than this has to say why. The ratio holds
 /// over compilers and profiles, for both servers are built by the same.
@@ -82,18 +86,20 @@ fn per_request(pid: i32, socket: &Path, call: &Call, out: &Path) -> u64 {
     ask(WARM);
     control(pid, "--zero", &mut ask);
     ask(COUNTED);
-    control(pid, "--dump", &mut |_| ());
+    control(pid, "--dump", &mut ask);
     let dumped = out.with_extension("1");
     let count = total(&fs::read_to_string(&dumped).expect("callgrind wrote its figures"));
     if let Ok(directory) = std::env::var("BENCH_KEEP_CALLGRIND") {
         fs::copy(&dumped, Path::new(&directory).join(format!("{pid}.out"))).unwrap();
     }
     fs::remove_file(dumped).unwrap();
-    count / COUNTED as u64
+    let each = count / COUNTED as u64;
+    assert!(each > 10_000, "{each} is no count of a call: what callgrind was told did not reach it");
+    each
 }
 
-/// Has callgrind do something. It looks for orders while the program runs, so the program is kept running: a program that
-/// sleeps it would have to be told by ptrace(2), which the agent forbids to all but root.
+/// Has callgrind do something. It looks for orders while the program runs, so a call is made now and then: a program that
+/// sleeps would have to be told by ptrace(2), which the agent forbids to all but root. They are a few in thousands.
 fn control(pid: i32, order: &str, ask: &mut dyn FnMut(usize)) {
     let mut command = Command::new("callgrind_control");
     let mut told = command.args([order, &pid.to_string()]).stdout(Stdio::null()).spawn().unwrap();
@@ -102,6 +108,7 @@ fn control(pid: i32, order: &str, ask: &mut dyn FnMut(usize)) {
             Some(status) => break status,
             None => ask(1),
         }
+        sleep(BETWEEN);
     };
     assert!(status.success(), "callgrind_control {order}");
 }

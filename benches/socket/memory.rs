@@ -14,6 +14,8 @@ use crate::{
 const CONNECTIONS: usize = 1_000;
 const PROFILES: usize = 100;
 const IDLE: Duration = Duration::from_secs(30);
+/// Until what comes after a start and after a client is over: code is let go, and memory is given back.
+const SETTLED: Duration = Duration::from_secs(15);
 
 pub(crate) fn measure(report: &mut Report) {
     let mut rows = Vec::new();
@@ -25,6 +27,8 @@ pub(crate) fn measure(report: &mut Report) {
     let bench = Bench::without_limits();
     let agent = bench.start(&[]);
     let pid = pid(&agent);
+    row(report, "RSS with the first token, in the midst of the start", "kB", rss(pid));
+    sleep(SETTLED);
     let first = rss(pid);
     row(report, "RSS after the first refresh", "kB", first);
     row(report, "of it anonymous", "kB", anonymous(pid));
@@ -61,6 +65,7 @@ pub(crate) fn measure(report: &mut Report) {
     let agent = bench.start(&[]);
     let pid = crate::agent::pid(&agent);
     wait_for_tokens(&agent, PROFILES);
+    sleep(SETTLED);
     row(report, "RSS with 100 profiles", "kB", rss(pid));
     row(report, "each further profile", "kB", (rss(pid) - first) / (PROFILES - 1) as f64);
 

@@ -18,7 +18,7 @@ use tokio::net::UnixStream;
 use tonic::transport::Uri;
 use tower_service::Service;
 
-use super::{Error, gathered::Gathered};
+use super::Error;
 
 /// Names the socket, above every default.
 const VARIABLE: &str = "BLOOM_AGENT_SOCK";
@@ -93,7 +93,7 @@ impl Connector {
 }
 
 impl Service<Uri> for Connector {
-    type Response = TokioIo<Gathered<UnixStream>>;
+    type Response = TokioIo<UnixStream>;
     type Error = io::Error;
     type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
 
@@ -107,7 +107,7 @@ impl Service<Uri> for Connector {
             tokio::time::timeout(QUEUE_PATIENCE, connect(&path))
                 .await
                 .unwrap_or_else(|_| Err(io::ErrorKind::WouldBlock.into()))
-                .map(|stream| TokioIo::new(Gathered::new(stream)))
+                .map(TokioIo::new)
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -13,6 +14,7 @@ use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
     sync::mpsc,
+    time::sleep,
 };
 
 use super::{
@@ -27,7 +29,7 @@ use crate::{
     locked::LockedPages,
     log,
     metrics::Metrics,
-    names, refresh,
+    names, refresh, resident,
     server::{self, BindFault, Place},
     source,
     systemd::{ActivationFault, Manager, Notifier},
@@ -47,6 +49,9 @@ const HTTPS: u16 = 443;
 /// a thread that another one's hanging call has. With the event loop's and the log's own it stays well within the
 /// TasksMax=32 of the unit.
 const BLOCKING_THREADS: usize = source::READINGS + http::LOOK_UPS + 5;
+
+/// Then the start is over, first tokens and all.
+const START: Duration = Duration::from_secs(10);
 
 /// Why `run` ends before it should.
 #[derive(Debug, thiserror::Error)]
@@ -216,7 +221,17 @@ pub fn run(path: &Path, mut degraded: Vec<Degraded>) -> Result<(), RunFault> {
             }
             drop(again);
             tracing::info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "serving");
-            daemon.run(signals).await?;
+            let settled = async {
+                sleep(START).await;
+                if let Err(error) = resident::release_code() {
+                    tracing::debug!(%error, "the code that only the start needed stays in memory");
+                }
+                std::future::pending::<Infallible>().await
+            };
+            tokio::select! {
+                ended = daemon.run(signals) => ended?,
+                never = settled => match never {},
+            }
             tracing::info!("stopped");
             Ok(())
         };

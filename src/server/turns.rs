@@ -251,12 +251,14 @@ pub(super) struct Seat {
     turns: Arc<Turns>,
     /// Until it may lead.
     rest: Option<Pin<Box<Sleep>>>,
+    /// It has asked, and has not had its turn.
+    waits: bool,
     waits_long: bool,
 }
 
 impl Seat {
     pub(super) const fn new(id: u64, turns: Arc<Turns>) -> Self {
-        Self { id, turns, rest: None, waits_long: false }
+        Self { id, turns, rest: None, waits: false, waits_long: false }
     }
 
     /// Waits for a turn.
@@ -266,6 +268,7 @@ impl Seat {
             self.rest = None;
         }
         let turn = self.turns.take(self.id, cx.waker());
+        self.waits = !matches!(turn, Turn::Taken | Turn::TakenShort);
         self.waits_long = matches!(turn, Turn::QueuedForLong | Turn::LeadAfter(_));
         match turn {
             Turn::Taken => Poll::Ready(Length::Whole),
@@ -295,10 +298,18 @@ impl Seat {
         self.turns.give_back();
     }
 
-    /// What one read of the turn has brought. The first call of the `first` is paid for.
+    /// There is nothing to read any more, whatever it waits for.
+    pub(super) fn pass(&mut self) {
+        if self.waits {
+            (self.waits, self.waits_long, self.rest) = (false, false, None);
+            self.turns.pass(self.id);
+        }
+    }
+
+    /// What one read of the turn has brought. The `first` is paid for, and a call.
     pub(super) fn read(&self, first: bool, calls: u32, bytes: usize) {
         let bytes = u32::try_from(bytes / BYTES_PER_CALL).unwrap_or(u32::MAX);
-        match calls.max(bytes).saturating_sub(u32::from(first)) {
+        match calls.max(bytes).max(1).saturating_sub(u32::from(first)) {
             0 => {}
             more => self.turns.work(more),
         }
@@ -403,8 +414,9 @@ mod tests {
         begin(&turns, &waker);
         let seat = Seat::new(0, Arc::clone(&turns));
         seat.read(true, 8, 0);
-        seat.read(false, 119, 0);
-        assert_eq!(turns.take(1, &waker), Turn::LeadAfterAll, "2 + 7 + 119");
+        seat.read(false, 0, 1);
+        seat.read(false, 118, 0);
+        assert_eq!(turns.take(1, &waker), Turn::LeadAfterAll, "2 + 7 + 1 + 118");
     }
 
     #[test]

@@ -133,8 +133,12 @@ impl<T: Readable + AsyncWrite> AsyncRead for Wire<T> {
         let is_fresh = traffic.fresh.swap(false, Ordering::Relaxed);
         if is_fresh {
             this.turn = Turn::Over;
-            // A turn is for reading: who has only to write waits for none.
-            ready!(stream.poll_readable(cx))?;
+            // A turn is for reading: who has only to write waits for none, and lets the others have his if he waited.
+            let Poll::Ready(readable) = stream.poll_readable(cx) else {
+                this.seat.pass();
+                return Poll::Pending;
+            };
+            readable?;
             let bytes = match this.seat.poll_turn(cx) {
                 Poll::Ready(Length::Whole) => TURN_BYTES,
                 Poll::Ready(Length::Short) => SHORT_TURN_BYTES,
@@ -217,7 +221,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
         Poll::Ready(Ok(written))
     }
 
-    /// Without it h2 copies messages into a buffer of its own, which nobody wipes while the connection lives.
+    /// Without it h2 copies messages of up to 1 KiB whole, and not of 256 bytes, into a buffer of its own, which nobody wipes
+    /// while the connection lives.
     fn is_write_vectored(&self) -> bool {
         true
     }

@@ -25,6 +25,7 @@ const LAYERS: [(u8, &[&str]); 5] = [
             "hardening",
             "wall",
             "wiping",
+            "resident",
             "log",
             "audit",
             "metrics",

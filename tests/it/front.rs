@@ -1,13 +1,23 @@
 //! What stands before the router answers as the router does: both are asked the same, byte for byte.
 
-use std::path::Path;
+use std::{
+    convert::Infallible,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    task::{Context, Poll},
+};
 
 use bloom_agent::service;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use h2::client::SendRequest;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use proptest::prelude::*;
 use tokio::{net::UnixStream, task::JoinSet};
+use tonic::{body::Body, service::Routes};
+use tower_service::Service;
 
 use crate::support::{handmade::Handmade, soon};
 
@@ -25,7 +35,7 @@ struct Asked {
     trailers: bool,
 }
 
-/// What came back, but the date.
+/// What came back.
 #[derive(Clone, Debug, PartialEq)]
 struct Answer {
     head: Option<(StatusCode, HeaderMap)>,
@@ -126,8 +136,7 @@ impl Side {
             Ok(response) => response,
             Err(error) => return Answer { reset: error.reason(), ..answer },
         };
-        let (mut head, mut body) = response.into_parts();
-        head.headers.remove("date");
+        let (head, mut body) = response.into_parts();
         answer.head = Some((head.status, head.headers));
         let mut data = BytesMut::new();
         let mut read = 0;
@@ -340,4 +349,46 @@ proptest! {
             both.handmade.end().await;
         });
     }
+}
+
+/// Services that count how often they are asked.
+#[derive(Clone)]
+struct Counting {
+    routes: Routes,
+    asked: Arc<AtomicU32>,
+}
+
+impl Service<Request<Body>> for Counting {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = <Routes as Service<Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.routes.call(request)
+    }
+}
+
+#[tokio::test]
+async fn who_was_admitted_is_answered_without_the_service_until_the_config_changes() {
+    let mut handmade = Handmade::serve(1234);
+    handmade.publish(1).await;
+    let asked = Arc::new(AtomicU32::new(0));
+    let services = Counting { routes: service::routes(&handmade.agent).unwrap(), asked: Arc::clone(&asked) };
+    let at_once = service::at_once(&handmade.agent);
+    let side = Side::of(&handmade.also_serve("counted.sock", services, Some(at_once))).await;
+    let bloom = Asked::of(GET, &name(b"bloom"));
+    let first = side.ask(&bloom, None).await;
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+    for _ in 0..10 {
+        assert_eq!(side.ask(&bloom, None).await, first);
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), 1, "the first call only");
+    handmade.withdraw();
+    assert_ne!(side.ask(&bloom, None).await, first);
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
 }

@@ -82,6 +82,8 @@ impl TlsIssuer {
                         _ = &mut stopped => return,
                         accepted = listener.accept() => accepted.unwrap().0,
                     };
+                    // Else the answer waits behind TLS's session tickets for a delayed acknowledgement, 40 ms.
+                    accepted.set_nodelay(true).unwrap();
                     let (acceptor, issuer) = (acceptor.clone(), issuer.clone());
                     connections.spawn(async move {
                         // A client that breaks the handshake off is one of the things that are tested.

@@ -23,7 +23,8 @@ use crate::wiping;
 const ROOM: usize = 32 * 1024;
 
 thread_local! {
-    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    /// All zero.
+    static BUFFER: Cell<Box<[u8]>> = Cell::default();
 }
 
 /// A connection's stream, what is on its way there, and what has come. Clones share all of it.
@@ -43,11 +44,43 @@ impl<T> Clone for Outbox<T> {
 pub(super) struct Outgoing<T> {
     pub(super) stream: T,
     /// What was written in this turn. Outside of turns nothing is gathered: nobody would send it.
-    turn: Option<Vec<u8>>,
+    turn: Option<Gathered>,
     /// What the stream had no room for in an earlier one.
     left: Vec<u8>,
     /// The stream took nothing more, ever.
     failed: Option<io::ErrorKind>,
+}
+
+/// The thread's buffer, and how much of it is filled.
+struct Gathered {
+    bytes: Box<[u8]>,
+    filled: usize,
+}
+
+impl Gathered {
+    fn filled(&self) -> &[u8] {
+        &self.bytes[..self.filled]
+    }
+
+    /// Adds all of it, if there is room.
+    fn add(&mut self, pieces: &[IoSlice<'_>]) -> Option<usize> {
+        let length = pieces.iter().map(|piece| piece.len()).sum();
+        let mut room = self.bytes[self.filled..].get_mut(..length)?;
+        for piece in pieces {
+            let (place, rest) = room.split_at_mut(piece.len());
+            place.copy_from_slice(piece);
+            room = rest;
+        }
+        self.filled += length;
+        Some(length)
+    }
+
+    /// Takes the first of it away. Where it was, it is no more.
+    fn drop_first(&mut self, count: usize) {
+        self.bytes.copy_within(count..self.filled, 0);
+        wiping::erase(&mut self.bytes[self.filled - count..self.filled]);
+        self.filled -= count;
+    }
 }
 
 impl<T> Outbox<T> {
@@ -67,11 +100,11 @@ impl<T> Outbox<T> {
 
     /// A turn begins: from now on what is written is gathered.
     pub(in crate::server) fn open(&self) {
-        let mut buffer = BUFFER.take();
-        if buffer.capacity() == 0 {
-            buffer.reserve_exact(ROOM);
+        let mut bytes = BUFFER.take();
+        if bytes.is_empty() {
+            bytes = vec![0; ROOM].into();
         }
-        self.lock().turn = Some(buffer);
+        self.lock().turn = Some(Gathered { bytes, filled: 0 });
     }
 }
 
@@ -84,15 +117,14 @@ impl<T: AsyncWrite + Unpin> Outbox<T> {
             outgoing.failed = Some(error.kind());
             cx.waker().wake_by_ref();
         }
-        let Some(mut buffer) = outgoing.turn.take() else { return };
-        if !buffer.is_empty() {
+        let Some(mut turn) = outgoing.turn.take() else { return };
+        if turn.filled > 0 {
             if outgoing.failed.is_none() {
-                outgoing.left = buffer.clone();
+                outgoing.left = turn.filled().to_vec();
             }
-            wiping::erase(&mut buffer);
-            buffer.clear();
+            turn.drop_first(turn.filled);
         }
-        BUFFER.set(buffer);
+        BUFFER.set(turn.bytes);
     }
 }
 
@@ -104,29 +136,19 @@ impl<T: AsyncWrite + Unpin> Outgoing<T> {
 
     /// Sends everything that was taken.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let turn = self.turn.iter_mut();
-        for buffer in std::iter::once(&mut self.left).chain(turn).filter(|buffer| !buffer.is_empty()) {
-            let mut sent = 0;
-            let done = loop {
-                if sent == buffer.len() {
-                    break Poll::Ready(Ok(()));
-                }
-                match Pin::new(&mut self.stream).poll_write(cx, &buffer[sent..]) {
-                    Poll::Ready(Ok(0)) => break Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                    Poll::Ready(Ok(some)) => sent += some,
-                    Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
-                    Poll::Pending => break Poll::Pending,
-                }
-            };
-            // The rest moves to the front; where the tokens were, they are no more.
-            buffer.copy_within(sent.., 0);
-            let rest = buffer.len() - sent;
-            wiping::erase(&mut buffer[rest..]);
-            buffer.truncate(rest);
+        if !self.left.is_empty() {
+            let (sent, done) = send(&mut self.stream, cx, &self.left);
+            // The old block is wiped when it is freed.
+            self.left = self.left[sent..].to_vec();
             ready!(done)?;
         }
-        // Free again: most connections never need it.
-        self.left = Vec::new();
+        if let Some(turn) = &mut self.turn
+            && turn.filled > 0
+        {
+            let (sent, done) = send(&mut self.stream, cx, turn.filled());
+            turn.drop_first(sent);
+            ready!(done)?;
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -136,20 +158,22 @@ impl<T: AsyncWrite + Unpin> Outgoing<T> {
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.fault()?;
-        let length = pieces.iter().map(|piece| piece.len()).sum::<usize>();
-        let gathered = self.turn.as_ref().map_or(0, Vec::len);
-        if !self.left.is_empty() || gathered + length > ROOM {
+        if !self.left.is_empty() {
             ready!(self.poll_send(cx))?;
         }
-        match &mut self.turn {
-            Some(buffer) if length <= ROOM => {
-                for piece in pieces {
-                    buffer.extend_from_slice(piece);
-                }
-                Poll::Ready(Ok(length))
-            }
-            _ => Pin::new(&mut self.stream).poll_write_vectored(cx, pieces),
+        if let Some(length) = self.gather(pieces) {
+            return Poll::Ready(Ok(length));
         }
+        ready!(self.poll_send(cx))?;
+        match self.gather(pieces) {
+            Some(length) => Poll::Ready(Ok(length)),
+            None => Pin::new(&mut self.stream).poll_write_vectored(cx, pieces),
+        }
+    }
+
+    /// Takes all of it, if this is a turn and there is room.
+    fn gather(&mut self, pieces: &[IoSlice<'_>]) -> Option<usize> {
+        self.turn.as_mut()?.add(pieces)
     }
 
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -157,6 +181,24 @@ impl<T: AsyncWrite + Unpin> Outgoing<T> {
         ready!(self.poll_send(cx))?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
+}
+
+/// How much the stream took, and whether that is all of it.
+fn send<T: AsyncWrite + Unpin>(
+    stream: &mut T,
+    cx: &mut Context<'_>,
+    bytes: &[u8],
+) -> (usize, Poll<io::Result<()>>) {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        match Pin::new(&mut *stream).poll_write(cx, &bytes[sent..]) {
+            Poll::Ready(Ok(0)) => return (sent, Poll::Ready(Err(io::ErrorKind::WriteZero.into()))),
+            Poll::Ready(Ok(some)) => sent += some,
+            Poll::Ready(Err(error)) => return (sent, Poll::Ready(Err(error))),
+            Poll::Pending => return (sent, Poll::Pending),
+        }
+    }
+    (sent, Poll::Ready(Ok(())))
 }
 
 #[cfg(test)]
@@ -282,19 +324,31 @@ mod tests {
     }
 
     #[test]
-    fn the_buffer_is_the_threads_and_comes_back() {
+    fn the_buffer_is_the_threads_and_comes_back_wiped() {
         let outboxes = [with_room(1 << 20), with_room(3), with_room(0)];
         for outbox in &outboxes {
             outbox.open();
             assert_eq!(taken(write(outbox, &[b"a token"])), 7);
-            let at = outbox.lock().turn.as_ref().expect("a turn").as_ptr();
+            let at = outbox.lock().turn.as_ref().expect("a turn").bytes.as_ptr();
             outbox.close(&mut cx());
-            // That it is wiped, the scan of a whole agent's memory shows (tests/it/leaks).
             let buffer = BUFFER.take();
-            assert_eq!((buffer.as_ptr(), buffer.len(), buffer.capacity()), (at, 0, ROOM));
+            assert_eq!((buffer.as_ptr(), buffer.len()), (at, ROOM));
+            assert!(buffer.iter().all(|byte| *byte == 0), "wiped");
             BUFFER.set(buffer);
         }
         assert_eq!(outboxes.map(|outbox| outbox.lock().left.clone()), [&b""[..], b"oken", b"a token"]);
+    }
+
+    #[test]
+    fn what_went_in_the_midst_of_a_turn_is_wiped_too() {
+        let outbox = with_room(ROOM / 2);
+        outbox.open();
+        assert_eq!(taken(write(&outbox, &[&vec![1; ROOM]])), ROOM);
+        assert!(write(&outbox, &[b"more"]).is_pending());
+        let gathered = outbox.lock();
+        let turn = gathered.turn.as_ref().expect("a turn");
+        assert_eq!(turn.filled(), vec![1; ROOM / 2]);
+        assert!(turn.bytes[ROOM / 2..].iter().all(|byte| *byte == 0));
     }
 
     #[test]

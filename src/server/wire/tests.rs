@@ -566,3 +566,67 @@ async fn a_turn_ends_after_so_many_bytes_or_calls_and_the_next_one_goes_on() {
     // for the others.
     assert_eq!((turns, traffic.heads()), (52 + 52 / 7, 1_000));
 }
+
+/// A stream that says itself whether there is something to read.
+struct Told {
+    stream: tokio::io::DuplexStream,
+    readable: bool,
+}
+
+impl Readable for Told {
+    fn poll_readable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.readable { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    fn ignore(&mut self) {}
+}
+
+impl AsyncRead for Told {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Told {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn who_leads_and_has_nothing_to_read_any_more_lets_the_others_go_on() {
+    let turns = Turns::new(Arc::new(Still));
+    let connection = |id| {
+        let (client, stream) = tokio::io::duplex(1024);
+        let outbox = Outbox::new(Told { stream, readable: true });
+        let wire = Wire::new(outbox.clone(), Arc::new(Still), Seat::new(id, Arc::clone(&turns)));
+        (client, outbox, wire)
+    };
+    let (_first, first, mut leads) = connection(1);
+    let (mut client, second, mut waits) = connection(2);
+    client.write_all(PREFACE).await.expect("writes");
+    let read = |wire: &mut Wire<Told>, outbox: &Outbox<Told>| {
+        let mut bytes = [0; 64];
+        outbox.traffic().begin_turn();
+        Pin::new(wire)
+            .poll_read(&mut Context::from_waker(std::task::Waker::noop()), &mut ReadBuf::new(&mut bytes))
+    };
+    assert!(read(&mut leads, &first).is_pending(), "it leads");
+    assert!(read(&mut waits, &second).is_pending(), "it waits");
+    first.lock().stream.readable = false;
+    assert!(read(&mut leads, &first).is_pending(), "there is nothing to read");
+    assert!(read(&mut waits, &second).is_pending(), "now this one leads");
+    assert!(read(&mut waits, &second).is_ready());
+}
