@@ -114,7 +114,7 @@ impl<S> Calls<S> {
         let nothing = ControlFlow::Continue(None);
         let Some(way) = self.at_once.as_ref().filter(|way| way.method() == method) else { return nothing };
         // A compression is for the service to refuse.
-        if request.method() != Method::POST || request.headers().contains_key(&KEPT[1]) {
+        if request.method() != Method::POST || request.headers().contains_key(GRPC_ENCODING) {
             return nothing;
         }
         // The body mostly comes with the head. If not, whoever asks next is woken.
@@ -154,8 +154,8 @@ fn known(path: &str) -> (metrics::Method, Option<&'static Uri>) {
 }
 
 /// The fields that somebody behind here reads. Made once: a name that is a text is parsed each time that it is looked for.
-const KEPT: [HeaderName; 2] =
-    [HeaderName::from_static("grpc-timeout"), HeaderName::from_static("grpc-encoding")];
+const KEPT: [HeaderName; 2] = [HeaderName::from_static("grpc-timeout"), GRPC_ENCODING];
+const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
 /// The longest of the fields that are kept. A timeout has nine bytes at most.
 const LONGEST_FIELD: usize = 64;
@@ -358,22 +358,21 @@ impl Served {
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = self;
-        if let Some(message) = this.next.take() {
-            return this.poll_send(message, cx).map(|message| Some(Ok(Frame::data(message))));
+        if let Some(message) = self.next.take() {
+            return self.poll_send(message, cx).map(|message| Some(Ok(Frame::data(message))));
         }
-        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
         let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(body).poll_frame(cx)));
         match polled {
             Ok(Poll::Ready(None)) => {
-                this.body = None;
-                this.guard = None;
+                self.body = None;
+                self.guard = None;
                 Poll::Ready(None)
             }
             Ok(Poll::Ready(Some(Ok(frame)))) => match frame.into_data() {
-                Ok(message) => this.poll_send(message, cx).map(|message| Some(Ok(Frame::data(message)))),
+                Ok(message) => self.poll_send(message, cx).map(|message| Some(Ok(Frame::data(message)))),
                 Err(frame) => {
-                    if let (Some(trailers), Some(guard)) = (frame.trailers_ref(), &mut this.guard) {
+                    if let (Some(trailers), Some(guard)) = (frame.trailers_ref(), &mut self.guard) {
                         guard.counted.note(trailers);
                     }
                     Poll::Ready(Some(Ok(frame)))
@@ -381,8 +380,8 @@ impl Served {
             },
             Ok(polled) => polled,
             Err(_) => {
-                drop_quietly(this.body.take());
-                Poll::Ready(this.guard.take().map(|mut guard| {
+                drop_quietly(self.body.take());
+                Poll::Ready(self.guard.take().map(|mut guard| {
                     let mut trailers = HeaderMap::new();
                     guard.panicked().add_header(&mut trailers)?;
                     Ok(Frame::trailers(trailers))

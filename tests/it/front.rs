@@ -383,6 +383,12 @@ async fn who_was_admitted_is_answered_without_the_service_until_the_config_chang
     let side = Side::of(&handmade.also_serve("counted.sock", services, Some(at_once))).await;
     let bloom = Asked::of(GET, &name(b"bloom"));
     let first = side.ask(&bloom, None).await;
+    let head = &first.head.as_ref().unwrap().1;
+    assert_eq!(
+        head.keys().map(http::HeaderName::as_str).collect::<Vec<_>>(),
+        ["content-type"],
+        "and no date"
+    );
     assert_eq!(asked.load(Ordering::Relaxed), 1);
     for _ in 0..10 {
         assert_eq!(side.ask(&bloom, None).await, first);
